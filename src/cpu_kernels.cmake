@@ -1,0 +1,23 @@
+# The cpu backend's kernels are compiled once per instruction set from the same sources; the table of the best one that the
+# processor has is taken when the backend opens. Files in src/backend/cpu/kernels are written with vector extensions and
+# compiled for each row below; files in src/backend/cpu/kernels_avx512bf16 use intrinsics of that set alone.
+file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/backend/cpu/kernels/*.c)
+file(GLOB bf16_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/backend/cpu/kernels_avx512bf16/*.c)
+set(isa_baseline "")
+set(isa_avx2 -mavx2 -mfma -mf16c)
+set(isa_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512)
+foreach(isa baseline avx2 avx512)
+  if(kernel_sources)
+    add_library(dd_kernels_${isa} OBJECT ${kernel_sources})
+    target_compile_options(dd_kernels_${isa} PRIVATE ${isa_${isa}} -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+    target_compile_definitions(dd_kernels_${isa} PRIVATE DD_ISA=${isa})
+    target_link_libraries(dd_kernels_${isa} PRIVATE dd_op_headers dd_backend_cpu_headers)
+    set_property(GLOBAL APPEND PROPERTY DDIT_ROOMS dd_kernels_${isa})
+  endif()
+endforeach()
+if(bf16_sources)
+  add_library(dd_kernels_avx512bf16 OBJECT ${bf16_sources})
+  target_compile_options(dd_kernels_avx512bf16 PRIVATE ${isa_avx512} -mavx512bf16 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+  target_link_libraries(dd_kernels_avx512bf16 PRIVATE dd_op_headers dd_backend_cpu_headers)
+  set_property(GLOBAL APPEND PROPERTY DDIT_ROOMS dd_kernels_avx512bf16)
+endif()
