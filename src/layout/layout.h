@@ -30,6 +30,7 @@ typedef struct dd_layout {
     int cell_begin[DD_FACTOR_COUNT]; /* first image token of the factor */
     int cell_total;
     float text_share[DD_FACTOR_COUNT]; /* share of the latent's area covered by the factor's cells; sums to 1 */
+    uint8_t *factor;   /* owned [grid.rows, grid.cols]: factor of the cell that covers each base cell */
     int32_t *origin;   /* owned [cell_total, 2]: row and column of each cell's first latent pixel */
     float *position;   /* owned [cell_total, 2]: row and column of the cell's centre in base cells: k*i + (k-1)/2 */
     const dd_allocator *allocator;
@@ -38,7 +39,9 @@ typedef struct dd_layout {
 /* Upper bound of cell_total on a grid: every cell of factor 1. */
 int dd_layout_max_cells(dd_grid grid);
 
-/* Makes room for any layout of the grid, so that dd_layout_set_* never allocate. Free with dd_layout_deinit. */
+/* Makes room for any layout of the grid, so that dd_layout_set_* never allocate; the layout is then uniform 1. Free with
+ * dd_layout_deinit (accepts a zeroed one). Errors: DDIT_ERR_ARGUMENT for sides below 1 or too many cells, DDIT_ERR_NO_MEMORY;
+ * the layout is then zeroed. */
 ddit_status dd_layout_init(dd_layout *layout, const dd_allocator *a, dd_grid grid, ddit_err *err);
 void dd_layout_deinit(dd_layout *layout);
 
@@ -48,16 +51,16 @@ void dd_layout_set_uniform(dd_layout *layout, int factor);
 /* From the string form: 4p blocks in raster order, each `4` or `(qqqq)`, q = `2` or `1` (`1` = four cells of factor 1), raster
  * order of the 2p quadrants. Blocks or quadrants that hang over the edge hold only the cells inside it: a `4` over the edge
  * is refused; quadrants and base cells wholly outside are left out but their letter must be there (`1`).
- * Errors: DDIT_ERR_ARGUMENT with the position of the wrong character, what was found and expected; layout is then unchanged
- * or uniform 1. */
+ * Errors: DDIT_ERR_ARGUMENT with the position of the wrong character (1 = first), what was found and expected; layout is then
+ * uniform 1. */
 ddit_status dd_layout_set_string(dd_layout *layout, const char *text, ddit_err *err);
 
 /* From a decision per aligned 4p block and 2p quadrant: choice[block] = 4, or 0 = see quadrants; quad[block*4+q] = 2 or 1.
  * Blocks in raster order of ceil(rows/4) x ceil(cols/4). Preconditions as for the string. */
 void dd_layout_set_choices(dd_layout *layout, const uint8_t *choice, const uint8_t *quad);
 
-/* The string form of any layout whose cells are aligned to 4p blocks, into text (NUL-terminated, always fits
- * dd_layout_string_size bytes); "" for a layout with cells over the edge. Uniform(1) is all `(1111)`. */
+/* The string form, into text (NUL-terminated, always fits dd_layout_string_size bytes); "" for a layout with cells over the
+ * edge, which has none. Uniform(1) is all `(1111)`. */
 void dd_layout_to_string(const dd_layout *layout, char *text);
 size_t dd_layout_string_size(dd_grid grid);
 

@@ -1,0 +1,29 @@
+#include "base/scan.h"
+
+#include <stdio.h>
+
+const char *dd_found(char buffer[DD_FOUND_SIZE], const char *at) {
+    unsigned char c = (unsigned char)*at;
+    if (c == '\0') snprintf(buffer, DD_FOUND_SIZE, "the end");
+    else if (c < 0x20 || c >= 0x7f) snprintf(buffer, DD_FOUND_SIZE, "byte 0x%02X", c);
+    else snprintf(buffer, DD_FOUND_SIZE, "'%c'", c);
+    return buffer;
+}
+
+const char *dd_skip_blanks(const char *at) {
+    while (*at == ' ' || *at == '\t') at++;
+    return at;
+}
+
+bool dd_scan_count(const char **at, int limit, int *value) {
+    const char *p = *at;
+    if (*p < '0' || *p > '9') return false;
+    int n = 0;
+    for (; *p >= '0' && *p <= '9'; p++) {
+        int digit = *p - '0';
+        n = n > limit || n > (limit - digit) / 10 ? limit + 1 : n * 10 + digit;
+    }
+    *at = p;
+    *value = n;
+    return true;
+}
