@@ -51,13 +51,13 @@ typedef struct dd_vae_config {
     int scale;                                 /* derived: picture pixels per latent pixel, 2^(level_count - 1) */
 } dd_vae_config;
 
-typedef enum dd_activation { DD_ACT_QUICK_GELU, DD_ACT_GELU_ERF, DD_ACT_GELU_TANH } dd_activation;
+typedef enum dd_hidden_act { DD_ACT_QUICK_GELU, DD_ACT_GELU_ERF, DD_ACT_GELU_TANH } dd_activation;
 
 /* text_encoder/config.json: CLIPTextModel. */
 typedef struct dd_clip_config {
     int vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, max_position_embeddings;
     int head_dim; /* derived */
-    dd_activation hidden_act;
+    dd_hidden_act hidden_act;
     float layer_norm_eps;
     int bos_token_id, eos_token_id; /* eos 2 is the legacy value: pool at the largest id instead */
 } dd_clip_config;
