@@ -27,3 +27,25 @@ bool dd_scan_count(const char **at, int limit, int *value) {
     *value = n;
     return true;
 }
+
+bool dd_scan_decimal(const char **at, double *value) {
+    const char *p = *at;
+    double digits = 0, scale = 1;
+    int count = 0;
+    bool fraction = false;
+    for (;; p++) {
+        if (*p == '.' && !fraction) {
+            fraction = true;
+        } else if (*p >= '0' && *p <= '9') {
+            digits = digits * 10 + (*p - '0');
+            if (fraction) scale *= 10;
+            count++;
+        } else {
+            break;
+        }
+    }
+    if (count == 0 || count > 15) return false; /* up to 15 digits both parts are exact, so that the quotient rounds once */
+    *at = p;
+    *value = digits / scale;
+    return true;
+}

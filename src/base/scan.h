@@ -16,4 +16,8 @@ const char *dd_skip_blanks(const char *at);
  * "too large" is the caller's one comparison. False if there is no digit; *at then stays. */
 bool dd_scan_count(const char **at, int limit, int *value);
 
+/* Reads a decimal number at *at (digits, optionally a point and digits; no sign, no exponent, at most 15 digits), whatever the
+ * locale, rounded as a C literal would be. False if there is none or it is too long; *at then stays. */
+bool dd_scan_decimal(const char **at, double *value);
+
 #endif

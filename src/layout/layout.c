@@ -17,11 +17,13 @@ int dd_layout_max_cells(dd_grid grid) { return grid.rows * grid.cols; }
 
 ddit_status dd_layout_init(dd_layout *layout, const dd_allocator *a, dd_grid grid, ddit_err *err) {
     *layout = (dd_layout){.allocator = a};
-    if (grid.rows < 1 || grid.cols < 1 || grid.patch < 1 || grid.rows > MAX_SIDE / grid.patch || grid.cols > MAX_SIDE / grid.patch ||
-        grid.rows > MAX_CELLS / grid.cols)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "a layout of %d x %d cells of %d latent pixels was asked for; 1 to %d pixels a side "
-                       "and %d cells are possible", grid.rows, grid.cols, grid.patch, MAX_SIDE, MAX_CELLS);
     ddit_status status;
+    if (grid.rows < 1 || grid.cols < 1 || grid.patch < 1 || grid.rows > MAX_SIDE / grid.patch || grid.cols > MAX_SIDE / grid.patch ||
+        grid.rows > MAX_CELLS / grid.cols) {
+        status = dd_fail(err, DDIT_ERR_ARGUMENT, "a layout of %d x %d cells of %d latent pixels was asked for; 1 to %d pixels a side "
+                         "and %d cells are possible", grid.rows, grid.cols, grid.patch, MAX_SIDE, MAX_CELLS);
+        goto done;
+    }
     size_t cells = (size_t)grid.rows * (size_t)grid.cols;
     layout->grid = grid;
     DD_GO(dd_alloc(a, &layout->factor, cells, sizeof *layout->factor, "a layout", err));
@@ -169,7 +171,7 @@ void dd_layout_to_string(const dd_layout *layout, char *text) {
             for (int q = 0; q < 4; q++) {
                 int dr = q / 2 * 2, dc = q % 2 * 2;
                 bool there = inside(grid, row + dr, col + dc, 1);
-                int factor = there ? block[(size_t)dr * (size_t)grid.cols + dc] : 1;
+                int factor = there ? block[dr * grid.cols + dc] : 1;
                 if (factor == 2 && !inside(grid, row + dr, col + dc, 2)) goto no_form;
                 *out++ = (char)('0' + factor);
             }

@@ -36,9 +36,11 @@ static float shifted(const dd_noise_schedule_params *p, double mu, float g) {
 ddit_status dd_noise_schedule_init(dd_noise_schedule *schedule, const dd_allocator *a, const dd_noise_schedule_params *params,
                                    int steps, int image_tokens, ddit_err *err) {
     *schedule = (dd_noise_schedule){.allocator = a};
-    if (steps < 1 || steps > DD_MAX_STEPS)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "%d steps were asked for; 1 to %d are possible", steps, DD_MAX_STEPS);
     ddit_status status;
+    if (steps < 1 || steps > DD_MAX_STEPS) {
+        status = dd_fail(err, DDIT_ERR_ARGUMENT, "%d steps were asked for; 1 to %d are possible", steps, DD_MAX_STEPS);
+        goto done;
+    }
     DD_GO(dd_alloc(a, &schedule->sigma, (size_t)steps + 1, sizeof *schedule->sigma, "the noise levels", err));
     DD_GO(dd_alloc(a, &schedule->time, (size_t)steps, sizeof *schedule->time, "the times", err));
     schedule->steps = steps;
