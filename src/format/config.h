@@ -51,7 +51,7 @@ typedef struct dd_vae_config {
     int scale;                                 /* derived: picture pixels per latent pixel, 2^(level_count - 1) */
 } dd_vae_config;
 
-typedef enum dd_hidden_act { DD_ACT_QUICK_GELU, DD_ACT_GELU_ERF, DD_ACT_GELU_TANH } dd_activation;
+typedef enum dd_hidden_act { DD_ACT_QUICK_GELU, DD_ACT_GELU_ERF, DD_ACT_GELU_TANH } dd_hidden_act;
 
 /* text_encoder/config.json: CLIPTextModel. */
 typedef struct dd_clip_config {
