@@ -11,7 +11,7 @@
 #include "tensor/tensor.h"
 
 /* A dtype that the format knows and ddit does not compute with (F4, F8_E8M0, C64 ...): the entry is valid, its use is refused. */
-enum { DD_DTYPE_OTHER = DD_DTYPE_COUNT };
+#define DD_DTYPE_OTHER DD_DTYPE_COUNT
 
 typedef struct dd_safetensors dd_safetensors;
 
@@ -21,7 +21,7 @@ typedef struct dd_tensor_entry {
     dd_dtype dtype;         /* DD_DTYPE_OTHER for those only the format knows */
     const char *dtype_name; /* as the file spells it */
     int rank;
-    const int64_t *shape;   /* [rank], slowest axis first */
+    const int64_t *shape; /* [rank], slowest axis first */
     uint64_t count;         /* product of the shape: values */
     uint64_t offset;        /* of the first byte, from the beginning of the file */
     uint64_t bytes;
