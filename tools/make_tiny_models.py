@@ -307,6 +307,10 @@ def make_folder(name, spec):
         )
     index = json.loads((EMOJI / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+    # Found beside model_index.json by ddit: the detail that the training-free coarse step puts back.
+    (folder / "ddit.json").write_text(
+        json.dumps({"name": name, "license": "MIT", "free_detail": {"2": 0.36, "4": 0.51}}) + "\n"
+    )
     return folder
 
 
