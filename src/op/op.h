@@ -29,8 +29,8 @@ typedef enum dd_weight_kind {
     DD_WEIGHT_CONV2D, /* [out, in, kh, kw], as in the file */
 } dd_weight_kind;
 
-/* What dd_op_weight_prepare is given. `data` and `bias` are host memory (the mapped file, any alignment) that must outlive the
- * weight only if the backend keeps a view of it (dd_weight_info.is_view). */
+/* What dd_op_weight_prepare is given. `data` and `bias` are host memory (the mapped file, any alignment). `data` must outlive the
+ * weight only if the backend keeps a view of it (dd_weight_info.is_view); the bias is always copied. */
 typedef struct dd_weight_desc {
     const char *name; /* for error sentences; borrowed during the call */
     dd_weight_kind kind;

@@ -1,0 +1,148 @@
+/* The adapter's weights: patch embeddings of factors 2 and 4, LoRA, residuals. */
+#include <string.h>
+
+#include "dit/flux_weights.h"
+
+/* Row weights of bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (spec C.2): B1 [n, base]. */
+static void upsample_matrix(int n, int base, double *matrix) {
+    memset(matrix, 0, (size_t)(n * base) * sizeof *matrix);
+    for (int i = 0; i < n; i++) {
+        double x = (i + 0.5) * base / n - 0.5;
+        if (x < 0) x = 0;
+        if (x > base - 1) x = base - 1;
+        int left = (int)x;
+        int right = left + 1 < base ? left + 1 : left;
+        matrix[i * base + left] += 1 - (x - left);
+        matrix[i * base + right] += x - left;
+    }
+}
+
+enum { MAX_N = 8, BASE = 2 };
+
+/* P = B1 B1^+ = B1 (B1^T B1)^-1 B1^T [n, n]: what of n values a patch of two can say. */
+static void projection_matrix(int n, float *out) {
+    double b[MAX_N * BASE], gram[3] = {0};
+    upsample_matrix(n, BASE, b);
+    for (int i = 0; i < n; i++) {
+        gram[0] += b[2 * i] * b[2 * i];
+        gram[1] += b[2 * i] * b[2 * i + 1];
+        gram[2] += b[2 * i + 1] * b[2 * i + 1];
+    }
+    double det = gram[0] * gram[2] - gram[1] * gram[1];
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) {
+            double left = (gram[2] * b[2 * j] - gram[1] * b[2 * j + 1]) / det;
+            double right = (gram[0] * b[2 * j + 1] - gram[1] * b[2 * j]) / det;
+            out[i * n + j] = (float)(b[2 * i] * left + b[2 * i + 1] * right);
+        }
+}
+
+typedef struct lora_loader {
+    dd_flux_dit *dit;
+    const dd_adapter *adapter;
+} lora_loader;
+
+static ddit_status load_lora(void *user, dd_flux_linear *linear, const char *module, int64_t out, int64_t in, ddit_err *err) {
+    lora_loader *loader = user;
+    for (int f = 1; f < DD_FACTOR_COUNT; f++) {
+        const dd_tensor_entry *down, *up;
+        if (!dd_adapter_lora(loader->adapter, dd_factor_at(f), module, &down, &up)) continue;
+        DD_TRY(dd_flux_entry_prepare(loader->dit, &linear->lora[f].down, down, loader->adapter->rank, in, NULL, err));
+        DD_TRY(dd_flux_entry_prepare(loader->dit, &linear->lora[f].up, up, out, loader->adapter->rank, NULL, err));
+    }
+    return DDIT_OK;
+}
+
+/* The id vector is added to every token after embedding: it joins the bias. */
+static ddit_status load_patch(dd_flux_dit *dit, dd_flux_patch *patch, const dd_adapter_factor *factor, int n, ddit_err *err) {
+    const dd_allocator *a = dit->backend->allocator;
+    int64_t d = dit->config.hidden, features = (int64_t)dit->config.latent_channels * n * n;
+    float *bias = NULL, *id = NULL, *deembed_bias = NULL;
+    ddit_status status;
+    DD_GO(dd_alloc(a, &bias, (size_t)d, sizeof *bias, "a bias", err));
+    DD_GO(dd_alloc(a, &id, (size_t)d, sizeof *id, "an id vector", err));
+    DD_GO(dd_alloc(a, &deembed_bias, (size_t)features, sizeof *deembed_bias, "a bias", err));
+    DD_GO(dd_tensor_entry_to_f32(factor->embed_bias, bias, err));
+    if (factor->id) DD_GO(dd_tensor_entry_to_f32(factor->id, id, err));
+    for (int64_t i = 0; i < d; i++) bias[i] += id[i];
+    DD_GO(dd_tensor_entry_to_f32(factor->deembed_bias, deembed_bias, err));
+    DD_GO(dd_flux_entry_prepare(dit, &patch->embed, factor->embed_weight, d, features, bias, err));
+    DD_GO(dd_flux_entry_prepare(dit, &patch->deembed, factor->deembed_weight, features, d, deembed_bias, err));
+done:
+    dd_free(a, bias);
+    dd_free(a, id);
+    dd_free(a, deembed_bias);
+    return status;
+}
+
+/* Puts the residual's matrices of one factor into its slot of dit->residual_vectors: [C, C], [C], [n, n]. */
+static ddit_status load_residual(dd_flux_dit *dit, dd_flux_patch *patch, const dd_adapter *adapter, const dd_adapter_factor *factor,
+                                 int n, float *slot, float *scratch, ddit_err *err) {
+    int64_t c = dit->config.latent_channels;
+    float *host = scratch;
+    patch->has_pixel = adapter->residual_linear && factor->res_weight;
+    patch->has_hf = adapter->residual_hf;
+    patch->pixel_weight = dd_tensor_2d(slot, DD_DTYPE_F32, c, c);
+    patch->pixel_bias = dd_tensor_1d(slot + c * c, DD_DTYPE_F32, c);
+    patch->projection = dd_tensor_2d(slot + c * c + c, DD_DTYPE_F32, n, n);
+    memset(host, 0, (size_t)(c * c + c) * sizeof *host);
+    if (patch->has_pixel) {
+        DD_TRY(dd_tensor_entry_to_f32(factor->res_weight, host, err));
+        if (factor->res_bias) DD_TRY(dd_tensor_entry_to_f32(factor->res_bias, host + c * c, err));
+    }
+    projection_matrix(n, host + c * c + c);
+    return dd_op_upload(dit->backend, slot, host, (size_t)(c * c + c + n * n) * sizeof(float), err);
+}
+
+ddit_status dd_flux_dit_add_adapter(dd_flux_dit *dit, const dd_adapter *adapter, ddit_err *err) {
+    const dd_allocator *a = dit->backend->allocator;
+    size_t c = (size_t)dit->config.latent_channels;
+    size_t slot_size = c * c + c + MAX_N * MAX_N;
+    float *scratch = NULL;
+    uint64_t bytes_before = dit->weight_bytes;
+    int prepared_before = dit->prepared_count;
+    ddit_status status;
+    DD_GO(dd_alloc(a, &scratch, slot_size, sizeof *scratch, "the adapter's residual", err));
+    DD_GO(dd_op_alloc(dit->backend, (void **)&dit->residual_vectors, DD_FACTOR_COUNT * slot_size * sizeof(float),
+                      "the adapter's residual", err));
+    for (int f = 1; f < DD_FACTOR_COUNT; f++) {
+        const dd_adapter_factor *factor = &adapter->factor[f];
+        int n = dit->config.patch * dd_factor_at(f);
+        if (!factor->present) continue;
+        DD_GO(load_patch(dit, &dit->patch[f], factor, n, err));
+        DD_GO(load_residual(dit, &dit->patch[f], adapter, factor, n, dit->residual_vectors + (size_t)f * slot_size, scratch, err));
+        dit->patch[f].present = true;
+    }
+    dit->lora_scale = adapter->rank > 0 ? adapter->alpha / (float)adapter->rank : 0.0f;
+    if (adapter->rank > 0) DD_GO(dd_flux_lora_walk(dit, load_lora, &(lora_loader){dit, adapter}, err));
+done:
+    dd_free(a, scratch);
+    if (status != DDIT_OK) {
+        dd_flux_adapter_free(dit);
+        dit->weight_bytes = bytes_before;
+        dit->prepared_count = prepared_before;
+    }
+    return status;
+}
+
+static ddit_status free_lora(void *user, dd_flux_linear *linear, const char *module, int64_t out, int64_t in, ddit_err *err) {
+    dd_flux_dit *dit = user;
+    (void)module, (void)out, (void)in, (void)err;
+    for (int f = 1; f < DD_FACTOR_COUNT; f++) {
+        dd_op_weight_free(dit->backend, linear->lora[f].down);
+        dd_op_weight_free(dit->backend, linear->lora[f].up);
+        linear->lora[f].down = linear->lora[f].up = NULL;
+    }
+    return DDIT_OK;
+}
+
+void dd_flux_adapter_free(dd_flux_dit *dit) {
+    if (dit->doubles && dit->singles) dd_flux_lora_walk(dit, free_lora, dit, NULL);
+    for (int f = 1; f < DD_FACTOR_COUNT; f++) {
+        dd_op_weight_free(dit->backend, dit->patch[f].embed);
+        dd_op_weight_free(dit->backend, dit->patch[f].deembed);
+        dit->patch[f] = (dd_flux_patch){0};
+    }
+    dd_op_free(dit->backend, dit->residual_vectors);
+    dit->residual_vectors = NULL;
+}

@@ -1,0 +1,158 @@
+#include "dit/flux_run.h"
+
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+/* Walks the buffers: with memory NULL it only counts, so that the plan and its price are one piece of code. */
+typedef struct carver {
+    char *memory;
+    uint64_t used;
+} carver;
+
+static void *carve(carver *c, uint64_t count, uint64_t size) {
+    void *at = c->memory ? c->memory + c->used : NULL;
+    c->used += (count * size + ALIGN - 1) / ALIGN * ALIGN;
+    return at;
+}
+
+static uint64_t cells_of(int length, int factor) { return (uint64_t)((length + factor - 1) / factor); }
+
+/* Latent values with the cells that hang over the edge: the largest of all factors. */
+static uint64_t padded_latent(const dd_flux_config *config, dd_grid grid) {
+    uint64_t most = 0, pixels = (uint64_t)config->patch * (uint64_t)config->patch;
+    for (int f = 0; f < DD_FACTOR_COUNT; f++) {
+        uint64_t k = (uint64_t)dd_factor_at(f);
+        uint64_t values = cells_of(grid.rows, (int)k) * cells_of(grid.cols, (int)k) * k * k * pixels;
+        if (values > most) most = values;
+    }
+    return most * (uint64_t)config->latent_channels;
+}
+
+static void plan_step(dd_flux_run *run, carver *c, const dd_flux_config *config, const dd_flux_run_params *p, uint64_t act) {
+    uint64_t cells = (uint64_t)dd_layout_max_cells(p->grid), rows = cells + (uint64_t)p->text_tokens;
+    uint64_t d = (uint64_t)config->hidden, wide = d + (uint64_t)config->mlp_hidden;
+    uint64_t latent = padded_latent(config, p->grid);
+    run->x = carve(c, rows * d, sizeof(float));
+    run->n = carve(c, rows * d, act);
+    run->q = carve(c, rows * d, act);
+    run->k = carve(c, rows * d, act);
+    run->v = carve(c, rows * d, act);
+    run->wide = carve(c, rows * wide, act);
+    run->cells = carve(c, latent, act);
+    run->out = carve(c, latent, sizeof(float));
+    run->origin = carve(c, 2 * cells, sizeof(int32_t));
+    run->rope = carve(c, rows * (uint64_t)config->attention_head_dim, sizeof(float));
+}
+
+static void plan_tables(dd_flux_run *run, carver *c, const dd_flux_config *config, const dd_flux_run_params *p) {
+    uint64_t d = (uint64_t)config->hidden, times = (uint64_t)p->time_count;
+    for (int branch = 0; branch < p->branches; branch++) {
+        dd_flux_tables *t = &run->tables[branch];
+        t->text = carve(c, (uint64_t)p->text_tokens * d, sizeof(float));
+        t->doubles = carve(c, (uint64_t)config->num_layers * 2 * times * 6 * d, sizeof(float));
+        t->singles = carve(c, (uint64_t)config->num_single_layers * times * 3 * d, sizeof(float));
+        t->final = carve(c, times * 2 * d, sizeof(float));
+    }
+}
+
+dd_flux_run_bytes dd_flux_run_measure(const dd_flux_config *config, dd_dtype activation, const dd_flux_run_params *params) {
+    dd_flux_run unused = {0};
+    carver step = {0}, tables = {0};
+    uint64_t act = activation == DD_DTYPE_F32 ? 4 : 2, d = (uint64_t)config->hidden;
+    plan_step(&unused, &step, config, params, act);
+    plan_tables(&unused, &tables, config, params);
+    uint64_t largest = (config->num_layers > 0 ? 6 : 3) * d * d * act; /* one modulation weight, prepared and freed */
+    return (dd_flux_run_bytes){step.used, tables.used, largest + (uint64_t)params->time_count * d * (8 + act)};
+}
+
+static ddit_status allocate(dd_flux_run *run, const dd_flux_run_params *p, ddit_err *err) {
+    dd_flux_dit *dit = run->dit;
+    dd_backend *b = dit->backend;
+    dd_flux_run_bytes bytes = dd_flux_run_measure(&dit->config, b->activation, p);
+    size_t rows = (size_t)(run->max_cells + p->text_tokens);
+    DD_TRY(dd_alloc(b->allocator, &run->times, (size_t)p->time_count, sizeof *run->times, "the times", err));
+    memcpy(run->times, p->times, (size_t)p->time_count * sizeof *run->times);
+    DD_TRY(dd_flux_rope_init(&run->rope_axes, b->allocator, &dit->config, p->grid, err));
+    DD_TRY(dd_alloc_raw(b->allocator, &run->rope_host, rows * (size_t)dit->config.attention_head_dim, sizeof(float),
+                        "the positions of a step", err));
+    DD_TRY(dd_op_alloc(b, &run->memory, bytes.activations + bytes.tables, "the activations and tables of the transformer", err));
+    carver c = {run->memory, 0};
+    plan_step(run, &c, &dit->config, p, b->activation == DD_DTYPE_F32 ? 4 : 2);
+    plan_tables(run, &c, &dit->config, p);
+    return dd_op_reserve(b, &(dd_reserve){.attention_queries = (int64_t)rows, .attention_keys = (int64_t)rows,
+                                          .attention_heads = dit->config.num_attention_heads,
+                                          .attention_head_size = dit->config.attention_head_dim,
+                                          .weights = (const dd_weight *const *)dit->prepared, .weight_count = dit->prepared_count}, err);
+}
+
+ddit_status dd_flux_run_create(dd_flux_run **out, dd_flux_dit *dit, const dd_flux_run_params *params, ddit_err *err) {
+    dd_flux_run *run;
+    *out = NULL;
+    DD_TRY(dd_alloc(dit->backend->allocator, &run, 1, sizeof *run, "a run", err));
+    run->dit = dit;
+    run->grid = params->grid;
+    run->text_tokens = params->text_tokens;
+    run->trimmed_text = params->trimmed_text > 0 && params->trimmed_text < params->text_tokens ? params->trimmed_text : params->text_tokens;
+    run->branches = params->branches;
+    run->time_count = params->time_count;
+    run->max_cells = dd_layout_max_cells(params->grid);
+    run->guidance = params->guidance;
+    ddit_status status = allocate(run, params, err);
+    if (status != DDIT_OK) {
+        dd_flux_run_free(run);
+        return status;
+    }
+    *out = run;
+    return DDIT_OK;
+}
+
+void dd_flux_run_free(dd_flux_run *run) {
+    if (!run) return;
+    dd_backend *b = run->dit->backend;
+    dd_op_free(b, run->memory);
+    dd_flux_rope_deinit(&run->rope_axes);
+    dd_free(b->allocator, run->rope_host);
+    dd_free(b->allocator, run->times);
+    dd_free(b->allocator, run);
+}
+
+int dd_flux_run_text_rows(const dd_flux_run *run, const dd_layout *layout) {
+    return layout->cell_count[0] == 0 ? run->trimmed_text : run->text_tokens;
+}
+
+/* Puts the positions of the layout into run->rope, unless they are there from the call before. */
+static ddit_status set_positions(dd_flux_call *c, ddit_err *err) {
+    dd_flux_run *run = c->run;
+    int factor = dd_layout_uniform_factor(c->layout);
+    const dd_grid *grid = &c->layout->grid;
+    if (factor && factor == run->rope_factor && run->rope_text == c->text && grid->rows == run->rope_grid.rows &&
+        grid->cols == run->rope_grid.cols)
+        return DDIT_OK;
+    dd_flux_rope_rows(&run->rope_axes, c->text, c->layout, run->rope_host);
+    size_t bytes = (size_t)c->rows * (size_t)c->dit->config.attention_head_dim * sizeof(float);
+    run->rope_factor = factor;
+    run->rope_text = c->text;
+    run->rope_grid = *grid;
+    return dd_op_upload(c->b, run->rope, run->rope_host, bytes, err);
+}
+
+ddit_status dd_flux_run_velocity(dd_flux_run *run, int branch, int time_index, float sigma, const dd_layout *layout,
+                                 dd_tensor latent, dd_tensor velocity, ddit_err *err) {
+    dd_flux_dit *dit = run->dit;
+    int text = dd_flux_run_text_rows(run, layout);
+    dd_flux_call c = {.run = run, .dit = dit, .b = dit->backend, .layout = layout, .tables = &run->tables[branch],
+                      .time_index = time_index, .text = text, .image = layout->cell_total, .rows = text + layout->cell_total,
+                      .d = dit->config.hidden};
+    for (int f = 1; f < DD_FACTOR_COUNT; f++)
+        if (layout->cell_count[f] > 0 && !dit->patch[f].present)
+            return dd_fail(err, DDIT_ERR_MISMATCH, "a layout has cells of factor %d, but no adapter for that factor is loaded",
+                           dd_factor_at(f));
+    dd_tensor embedded = dd_tensor_2d(c.tables->text, DD_DTYPE_F32, text, c.d);
+    DD_TRY(set_positions(&c, err));
+    DD_TRY(dd_op_affine(c.b, dd_tensor_rows(dd_flux_residual(&c), 0, text), 1.0f, embedded, 0.0f, NULL, DD_ACTIVATION_NONE, err));
+    DD_TRY(dd_flux_embed(&c, latent, err));
+    for (int i = 0; i < dit->config.num_layers; i++) DD_TRY(dd_flux_double_forward(&c, i, err));
+    for (int i = 0; i < dit->config.num_single_layers; i++) DD_TRY(dd_flux_single_forward(&c, i, err));
+    return dd_flux_deembed(&c, latent, velocity, sigma, err);
+}
