@@ -1,0 +1,124 @@
+/* Layer norm, RMS norm and the norm with rotation of queries and keys. */
+#include "backend/cpu/kernels/isa.h"
+#include "backend/cpu/kernels/vec.h"
+
+enum { UNROLL = 4 };
+
+typedef struct row_affine {
+    const float *weight, *bias, *scale, *shift; /* each may be NULL */
+} row_affine;
+
+INLINE const float *floats(const dd_tensor *t) { return t ? t->data : NULL; }
+
+INLINE const char *row_of(const dd_tensor *t, int64_t i) {
+    return (const char *)t->data + (size_t)(i * t->ld) * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
+}
+
+/* Sum of (x - shift)^power over a row, power 1 or 2. */
+INLINE float row_sum(const void *x, bool bf16, int64_t size, float shift, int power) {
+    vf sum[UNROLL] = {{0}};
+    int64_t i = 0;
+    for (; i + UNROLL * LANES <= size; i += UNROLL * LANES)
+        for (int u = 0; u < UNROLL; u++) {
+            vf v = load(x, bf16, i + u * LANES) - shift;
+            sum[u] += power == 2 ? v * v : v;
+        }
+    for (; i + LANES <= size; i += LANES) {
+        vf v = load(x, bf16, i) - shift;
+        sum[0] += power == 2 ? v * v : v;
+    }
+    if (i < size) {
+        vf v = keep_part(load_part(x, bf16, i, size - i) - shift, size - i);
+        sum[1] += power == 2 ? v * v : v;
+    }
+    return lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+/* v * weight + bias, then * (1 + scale) + shift, for the values from i on; n < LANES: only n of them are read. */
+INLINE vf affine_at(vf v, const row_affine *f, int64_t i, int64_t n) {
+    bool part = n < LANES;
+    if (f->weight) v *= part ? load_part(f->weight, false, i, n) : load(f->weight, false, i);
+    if (f->bias) v += part ? load_part(f->bias, false, i, n) : load(f->bias, false, i);
+    if (f->scale) v *= 1.0f + (part ? load_part(f->scale, false, i, n) : load(f->scale, false, i));
+    if (f->shift) v += part ? load_part(f->shift, false, i, n) : load(f->shift, false, i);
+    return v;
+}
+
+INLINE void norm_row(void *y, bool y_bf16, const void *x, bool x_bf16, int64_t size, bool rms, float eps, const row_affine *f) {
+    float mean = rms ? 0.0f : row_sum(x, x_bf16, size, 0.0f, 1) / (float)size;
+    float variance = row_sum(x, x_bf16, size, mean, 2) / (float)size;
+    float factor = 1.0f / sqrtf(variance + eps);
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) store(y, y_bf16, i, affine_at((load(x, x_bf16, i) - mean) * factor, f, i, LANES));
+    if (i < size) {
+        vf v = (load_part(x, x_bf16, i, size - i) - mean) * factor;
+        store_part(y, y_bf16, i, affine_at(v, f, i, size - i), size - i);
+    }
+}
+
+INLINE void norm_rows(const dd_norm_args *a, bool y_bf16, bool x_bf16, const row_affine *f, int64_t begin, int64_t end) {
+    int64_t size = dd_tensor_row_size(&a->x);
+    for (int64_t m = begin; m < end; m++)
+        norm_row((void *)row_of(&a->y, m), y_bf16, row_of(&a->x, m), x_bf16, size, a->kind == DD_NORM_RMS, a->eps, f);
+}
+
+/* The combinations of dtypes and vectors that models use get a copy of the loop without tests in it. */
+INLINE void norm_of_type(const dd_norm_args *a, bool y_bf16, bool x_bf16, int64_t begin, int64_t end) {
+    const row_affine f = {floats(a->weight), floats(a->bias), floats(a->scale), floats(a->shift)};
+    if (!f.weight && !f.bias && f.scale && f.shift) {
+        const row_affine modulation = {NULL, NULL, f.scale, f.shift};
+        norm_rows(a, y_bf16, x_bf16, &modulation, begin, end);
+    } else {
+        norm_rows(a, y_bf16, x_bf16, &f, begin, end);
+    }
+}
+
+void DD_ISA_NAME(dd_kernel_norm)(const dd_norm_args *a, int64_t begin, int64_t end) {
+    bool y_bf16 = a->y.dtype == DD_DTYPE_BF16;
+    bool x_bf16 = a->x.dtype == DD_DTYPE_BF16;
+    if (y_bf16 && x_bf16) norm_of_type(a, true, true, begin, end);
+    else if (y_bf16) norm_of_type(a, true, false, begin, end);
+    else if (x_bf16) norm_of_type(a, false, true, begin, end);
+    else norm_of_type(a, false, false, begin, end);
+}
+
+/* (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin) for pairs of lanes; rope holds (cos, sin). */
+INLINE vf rotate(vf v, vf rope) { return v * even_twice(rope) + swap_pairs(v) * odd_twice_signed(rope); }
+
+/* One head in place; size is even if rope is given, so pairs never straddle two vectors. */
+INLINE void head_norm_rope(void *x, bool bf16, int64_t size, const float *weight, const float *rope, float eps) {
+    float factor = 1.0f / sqrtf(row_sum(x, bf16, size, 0.0f, 2) / (float)size + eps);
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        vf v = load(x, bf16, i) * factor * load(weight, false, i);
+        store(x, bf16, i, rope ? rotate(v, load(rope, false, i)) : v);
+    }
+    if (i < size) {
+        int64_t n = size - i;
+        vf v = load_part(x, bf16, i, n) * factor * load_part(weight, false, i, n);
+        store_part(x, bf16, i, rope ? rotate(v, load_part(rope, false, i, n)) : v, n);
+    }
+}
+
+INLINE void qk_rows(const dd_qk_norm_rope_args *a, bool bf16, int64_t head_size, int64_t begin, int64_t end) {
+    const float *weight = a->weight->data;
+    for (int64_t m = begin; m < end; m++) {
+        char *row = (char *)row_of(&a->x, m);
+        const float *rope = a->rope ? (const float *)row_of(a->rope, m) : NULL;
+        for (int h = 0; h < a->heads; h++)
+            head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, weight, rope, a->eps);
+    }
+}
+
+/* Head sizes 64 and 128 are compiled as constants, which unrolls the loops of a head. */
+INLINE void qk_of_type(const dd_qk_norm_rope_args *a, bool bf16, int64_t begin, int64_t end) {
+    int64_t head_size = dd_tensor_row_size(&a->x) / a->heads;
+    if (head_size == 128) qk_rows(a, bf16, 128, begin, end);
+    else if (head_size == 64) qk_rows(a, bf16, 64, begin, end);
+    else qk_rows(a, bf16, head_size, begin, end);
+}
+
+void DD_ISA_NAME(dd_kernel_qk_norm_rope)(const dd_qk_norm_rope_args *a, int64_t begin, int64_t end) {
+    if (a->x.dtype == DD_DTYPE_BF16) qk_of_type(a, true, begin, end);
+    else qk_of_type(a, false, begin, end);
+}
