@@ -34,6 +34,8 @@ void dd_flux_dit_close(dd_flux_dit *dit) {
 
 const dd_flux_config *dd_flux_dit_config(const dd_flux_dit *dit) { return &dit->config; }
 
+dd_backend *dd_flux_dit_backend(const dd_flux_dit *dit) { return dit->backend; }
+
 bool dd_flux_dit_has_factor(const dd_flux_dit *dit, int factor) {
     int index = dd_factor_index(factor);
     return index >= 0 && dit->patch[index].present;

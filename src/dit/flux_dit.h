@@ -31,6 +31,7 @@ ddit_status dd_flux_dit_add_adapter(dd_flux_dit *dit, const dd_adapter *adapter,
 void dd_flux_dit_close(dd_flux_dit *dit);
 
 const dd_flux_config *dd_flux_dit_config(const dd_flux_dit *dit);
+dd_backend *dd_flux_dit_backend(const dd_flux_dit *dit);
 bool dd_flux_dit_has_factor(const dd_flux_dit *dit, int factor); /* 1 always; 2 and 4 if the adapter has them */
 uint64_t dd_flux_dit_weight_bytes(const dd_flux_dit *dit);       /* prepared weights, adapter included */
 
