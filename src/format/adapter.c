@@ -45,8 +45,10 @@ ddit_status dd_sigma_min_parse(float sigma_min[DD_ADAPTER_FACTORS], const char *
     for (int i = 0; i < DD_ADAPTER_FACTORS; i++)
         if (!ok || sigma_min[i] < 0) sigma_min[i] = 0;
     if (ok) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_ARGUMENT, "found \"%s\" in the list of smallest sigmas, expected factors 2 and 4 with numbers from 0 to "
-                   "1 such as 2:0.3,4:0.9, or none", dd_show(shown, rest));
+    return dd_fail(err, DDIT_ERR_ARGUMENT,
+                   "found \"%s\" in the list of smallest sigmas, expected factors 2 and 4 with numbers from 0 to "
+                   "1 such as 2:0.3,4:0.9, or none",
+                   dd_show(shown, rest));
 }
 
 /* Metadata. The first failure stays in `status`, as in json_read.h. */
@@ -60,8 +62,8 @@ typedef struct meta_reader {
 static void fail_meta(meta_reader *r, ddit_status code, const char *key, const char *found, const char *expected) {
     char shown[DD_SHOW_SIZE];
     if (r->status != DDIT_OK) return;
-    r->status = dd_fail(r->err, code, "%s: adapter metadata \"%s\": found %s%s%s, expected %s", dd_safetensors_path(r->file), key,
-                        found ? "\"" : "", found ? dd_show(shown, found) : "nothing", found ? "\"" : "", expected);
+    r->status = dd_fail(r->err, code, "%s: adapter metadata \"%s\": found %s%s%s, expected %s", dd_safetensors_path(r->file),
+                        key, found ? "\"" : "", found ? dd_show(shown, found) : "nothing", found ? "\"" : "", expected);
 }
 
 static double meta_number(meta_reader *r, const char *key, double fallback, double min, double max) {
@@ -98,7 +100,8 @@ static void meta_expect(meta_reader *r, const char *key, const char *expected, b
 static void read_residual(dd_adapter *adapter, meta_reader *r) {
     const char *text = dd_safetensors_metadata(r->file, "residual");
     if (!text) {
-        adapter->residual_linear = dd_safetensors_find(r->file, "ddit.x2.res.weight") || dd_safetensors_find(r->file, "ddit.x4.res.weight");
+        adapter->residual_linear =
+            dd_safetensors_find(r->file, "ddit.x2.res.weight") || dd_safetensors_find(r->file, "ddit.x4.res.weight");
         return;
     }
     adapter->residual_linear = strcmp(text, "linear") == 0 || strcmp(text, "linear+hf") == 0;
@@ -147,7 +150,7 @@ static ddit_status fail_shape(const dd_tensor_entry *entry, const char *expected
                    dd_shape_text(shape, sizeof shape, entry->rank, entry->shape), expected);
 }
 
-/* The tensor ddit.xF.part with the given shape, where -1 stands for any size up to MAX_WIDTH. *out is NULL if it is not there. */
+/* The tensor ddit.xF.part with the given shape, where -1 stands for any size up to MAX_WIDTH. *out is NULL if there is none. */
 static ddit_status take(const dd_adapter *adapter, int factor, const char *part, int rank, const int64_t *shape,
                         const dd_tensor_entry **out, ddit_err *err) {
     char name[64], expected[100];
@@ -163,7 +166,8 @@ static ddit_status take(const dd_adapter *adapter, int factor, const char *part,
 }
 
 static ddit_status fail_missing(const dd_adapter *adapter, int factor, const char *part, ddit_err *err) {
-    return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no tensor \"ddit.x%d.%s\", expected it because the file has others of factor %d",
+    return dd_fail(err, DDIT_ERR_FORMAT,
+                   "%s: found no tensor \"ddit.x%d.%s\", expected it because the file has others of factor %d",
                    dd_safetensors_path(adapter->file), factor, part, factor);
 }
 
@@ -178,7 +182,8 @@ static ddit_status read_factor(dd_adapter *adapter, int index, ddit_err *err) {
     if (!f->embed_weight) return fail_missing(adapter, factor, "embed.weight", err);
     int64_t d = adapter->hidden = (int)f->embed_weight->shape[0];
     adapter->channels_in = (int)f->embed_weight->shape[1];
-    DD_TRY(take(adapter, factor, "deembed.weight", 4, (int64_t[]){known(adapter->channels_out), n, n, d}, &f->deembed_weight, err));
+    DD_TRY(take(adapter, factor, "deembed.weight", 4, (int64_t[]){known(adapter->channels_out), n, n, d}, &f->deembed_weight,
+                err));
     if (!f->deembed_weight) return fail_missing(adapter, factor, "deembed.weight", err);
     int64_t c = adapter->channels_out = (int)f->deembed_weight->shape[0];
     DD_TRY(take(adapter, factor, "embed.bias", 1, &d, &f->embed_bias, err));
@@ -198,7 +203,8 @@ static ddit_status read_factor(dd_adapter *adapter, int index, ddit_err *err) {
 static bool split_lora_name(const char *name, int *index, char module[NAME_SIZE], char *which) {
     size_t length = strlen(name);
     const size_t begin = strlen("ddit.xF.lora.");
-    if (strncmp(name, "ddit.x", 6) != 0 || (name[6] != '2' && name[6] != '4') || strncmp(name + 7, ".lora.", 6) != 0) return false;
+    if (strncmp(name, "ddit.x", 6) != 0 || (name[6] != '2' && name[6] != '4') || strncmp(name + 7, ".lora.", 6) != 0)
+        return false;
     if (length < begin + 3 || length >= NAME_SIZE || name[length - 2] != '.') return false;
     *index = name[6] == '2' ? 1 : 2;
     *which = name[length - 1];
@@ -245,11 +251,14 @@ static ddit_status read_names(dd_adapter *adapter, ddit_err *err) {
                            dd_safetensors_path(adapter->file), dd_show(shown, name), entry->dtype_name);
         if (split_lora_name(name, &index, module, &which)) {
             DD_TRY(check_lora(adapter, entry, index, module, which, err));
-        } else if (strncmp(name, "ddit.x", 6) == 0 && (name[6] == '2' || name[6] == '4') && name[7] == '.' && known_part(name + 8)) {
+        } else if (strncmp(name, "ddit.x", 6) == 0 && (name[6] == '2' || name[6] == '4') && name[7] == '.' &&
+                   known_part(name + 8)) {
             index = name[6] == '2' ? 1 : 2;
         } else {
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: found a tensor \"%s\", expected only ddit.x2. and ddit.x4. embed, deembed, id, res "
-                           "and lora (is this an adapter?)", dd_safetensors_path(adapter->file), dd_show(shown, name));
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: found a tensor \"%s\", expected only ddit.x2. and ddit.x4. embed, deembed, id, res "
+                           "and lora (is this an adapter?)",
+                           dd_safetensors_path(adapter->file), dd_show(shown, name));
         }
         adapter->factor[index].present = true;
     }
@@ -263,9 +272,11 @@ static ddit_status check_factors(const dd_adapter *adapter, ddit_err *err) {
     const char *found = two && four ? "2,4" : two ? "2" : four ? "4" : "";
     char shown[DD_SHOW_SIZE];
     if (!two && !four)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no tensors, expected those of factor 2 or 4", dd_safetensors_path(adapter->file));
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no tensors, expected those of factor 2 or 4",
+                       dd_safetensors_path(adapter->file));
     if (!text || strcmp(text, found) == 0 || (two && four && strcmp(text, "4,2") == 0)) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_FORMAT, "%s: adapter metadata \"factors\": found \"%s\", expected \"%s\", the factors of its tensors",
+    return dd_fail(err, DDIT_ERR_FORMAT,
+                   "%s: adapter metadata \"factors\": found \"%s\", expected \"%s\", the factors of its tensors",
                    dd_safetensors_path(adapter->file), dd_show(shown, text), found);
 }
 
@@ -325,8 +336,8 @@ typedef struct lora_place {
 } lora_place;
 
 static const lora_place lora_places[] = {
-    {false, "ff.net.0.proj", 1, 0, 0, 1},         {false, "ff.net.2", 0, 1, 1, 0}, {false, "ff_context.net.0.proj", 1, 0, 0, 1},
-    {false, "ff_context.net.2", 0, 1, 1, 0},      {true, "proj_mlp", 1, 0, 0, 1},  {true, "proj_out", 1, 1, 1, 0},
+    {false, "ff.net.0.proj", 1, 0, 0, 1},    {false, "ff.net.2", 0, 1, 1, 0}, {false, "ff_context.net.0.proj", 1, 0, 0, 1},
+    {false, "ff_context.net.2", 0, 1, 1, 0}, {true, "proj_mlp", 1, 0, 0, 1},  {true, "proj_out", 1, 1, 1, 0},
 };
 enum { LORA_PLACES = sizeof lora_places / sizeof *lora_places };
 
@@ -357,17 +368,20 @@ static ddit_status check_module(const dd_adapter *adapter, const dd_tensor_entry
     long block;
     char shown[DD_SHOW_SIZE], shape[64];
     if (!find_place(module, &place, &block))
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: found LoRA for \"%s\", expected feed-forward layers of FLUX blocks (%s)", path,
-                       dd_show(shown, module), cure);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: found LoRA for \"%s\", expected feed-forward layers of FLUX blocks (%s)",
+                       path, dd_show(shown, module), cure);
     int blocks = place->single ? model->num_single_layers : model->num_layers;
     if (block >= blocks)
-        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: found LoRA for \"%s\", expected blocks below %d, as many as the model has: this adapter "
-                       "was made for another model (%s)", path, dd_show(shown, module), blocks, cure);
+        return dd_fail(err, DDIT_ERR_MISMATCH,
+                       "%s: found LoRA for \"%s\", expected blocks below %d, as many as the model has: this adapter "
+                       "was made for another model (%s)",
+                       path, dd_show(shown, module), blocks, cure);
     int64_t side = which == 'A' ? (int64_t)place->in_hidden * model->hidden + (int64_t)place->in_mlp * model->mlp_hidden
                                 : (int64_t)place->out_hidden * model->hidden + (int64_t)place->out_mlp * model->mlp_hidden;
     int64_t found = entry->shape[which == 'A' ? 1 : 0];
     if (found == side) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_MISMATCH, "%s: adapter tensor \"%s\": found shape %s, expected %" PRId64 " %s, as the model has (%s)", path,
+    return dd_fail(err, DDIT_ERR_MISMATCH,
+                   "%s: adapter tensor \"%s\": found shape %s, expected %" PRId64 " %s, as the model has (%s)", path,
                    dd_show(shown, entry->name), dd_shape_text(shape, sizeof shape, entry->rank, entry->shape), side,
                    which == 'A' ? "columns" : "rows", cure);
 }
@@ -386,9 +400,10 @@ static bool block_has_lora(const dd_adapter *adapter, int factor, bool single, i
 static ddit_status check_depth(const dd_adapter *adapter, int factor, bool single, int blocks, ddit_err *err) {
     for (int block = 0; block < blocks; block++)
         if (!block_has_lora(adapter, factor, single, block))
-            return dd_fail(err, DDIT_ERR_MISMATCH, "%s: found no LoRA of factor %d for %s%d, expected some in each of the model's %d blocks "
-                           "of this kind: this adapter was made for another model (%s)", dd_safetensors_path(adapter->file), factor,
-                           block_prefix(single), block, blocks, cure);
+            return dd_fail(err, DDIT_ERR_MISMATCH,
+                           "%s: found no LoRA of factor %d for %s%d, expected some in each of the model's %d blocks "
+                           "of this kind: this adapter was made for another model (%s)",
+                           dd_safetensors_path(adapter->file), factor, block_prefix(single), block, blocks, cure);
     return DDIT_OK;
 }
 
@@ -410,7 +425,8 @@ ddit_status dd_adapter_check(const dd_adapter *adapter, const dd_flux_config *mo
         const dd_tensor_entry *entry = dd_safetensors_at(adapter->file, i);
         char module[NAME_SIZE], which;
         int index;
-        if (split_lora_name(entry->name, &index, module, &which)) DD_TRY(check_module(adapter, entry, module, which, model, err));
+        if (split_lora_name(entry->name, &index, module, &which))
+            DD_TRY(check_module(adapter, entry, module, which, model, err));
     }
     for (int i = 1; i < DD_ADAPTER_FACTORS; i++) {
         if (!adapter->factor[i].has_lora) continue;

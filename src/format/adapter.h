@@ -18,24 +18,24 @@ typedef struct dd_adapter_factor {
     bool has_lora;
     const dd_tensor_entry *embed_weight, *embed_bias;
     const dd_tensor_entry *deembed_weight, *deembed_bias;
-    const dd_tensor_entry *id;                     /* NULL: no id vector (zero) */
-    const dd_tensor_entry *res_weight, *res_bias;  /* NULL: no linear residual */
+    const dd_tensor_entry *id;                    /* NULL: no id vector (zero) */
+    const dd_tensor_entry *res_weight, *res_bias; /* NULL: no linear residual */
 } dd_adapter_factor;
 
 /* Strings and entries are borrowed from `file`. */
 typedef struct dd_adapter {
-    dd_safetensors *file;      /* owned */
+    dd_safetensors *file;                /* owned */
     const char *arch, *base, *base_hash; /* "" if absent */
     int patch, hidden, channels_in, channels_out;
-    int rank;                  /* 0: no LoRA */
-    float alpha;               /* LoRA scale is alpha / rank */
+    int rank;    /* 0: no LoRA */
+    float alpha; /* LoRA scale is alpha / rank */
     bool residual_linear, residual_hf;
-    int order;                 /* of the difference the policy looks at: 1, 2, 3 */
-    float tau, rho;            /* NaN if the file does not say */
-    int tau_steps;             /* steps for which tau was found; 50 if absent */
-    float tau_region;          /* tau if absent */
-    float sigma_min[DD_ADAPTER_FACTORS]; /* factor k is a candidate only while sigma >= this; 0: always */
-    int text_tokens;           /* text rows it was trained with; 0: all */
+    int order;                                    /* of the difference the policy looks at: 1, 2, 3 */
+    float tau, rho;                               /* NaN if the file does not say */
+    int tau_steps;                                /* steps for which tau was found; 50 if absent */
+    float tau_region;                             /* tau if absent */
+    float sigma_min[DD_ADAPTER_FACTORS];          /* factor k is a candidate only while sigma >= this; 0: always */
+    int text_tokens;                              /* text rows it was trained with; 0: all */
     dd_adapter_factor factor[DD_ADAPTER_FACTORS]; /* [0] is never present */
 } dd_adapter;
 

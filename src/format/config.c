@@ -8,7 +8,7 @@
 #include "format/json_read.h"
 
 enum {
-    MAX_WIDTH = 65536,   /* of anything that is a matrix side; FLUX.1 has 12288 */
+    MAX_WIDTH = 65536, /* of anything that is a matrix side; FLUX.1 has 12288 */
     MAX_LAYERS = 1024,
     MAX_LENGTH = 1 << 24 /* of sequences */
 };
@@ -37,22 +37,28 @@ static void fill_flux(void *out, dd_json_reader *r) {
     if (axes != 0 && axes != 3)
         dd_json_fail(r, DDIT_ERR_FORMAT, "\"axes_dims_rope\": found %d axes, expected 3", axes);
     else if (dims[0] + dims[1] + dims[2] != c->attention_head_dim)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"axes_dims_rope\": found [%d, %d, %d], expected a sum of %d, the attention_head_dim", dims[0],
-                     dims[1], dims[2], c->attention_head_dim);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "\"axes_dims_rope\": found [%d, %d, %d], expected a sum of %d, the attention_head_dim",
+                     dims[0], dims[1], dims[2], c->attention_head_dim);
     else if (dims[0] % 2 || dims[1] % 2 || dims[2] % 2)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"axes_dims_rope\": found [%d, %d, %d], expected even numbers", dims[0], dims[1], dims[2]);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "\"axes_dims_rope\": found [%d, %d, %d], expected even numbers", dims[0], dims[1],
+                     dims[2]);
     if (patch_size != 1)
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"patch_size\": found %d, expected 1 (FLUX packs 2 x 2 latent pixels beforehand)",
-                     patch_size);
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                     "\"patch_size\": found %d, expected 1 (FLUX packs 2 x 2 latent pixels beforehand)", patch_size);
     if (c->hidden > MAX_WIDTH)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "num_attention_heads x attention_head_dim: found %d, expected at most %d", c->hidden, MAX_WIDTH);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "num_attention_heads x attention_head_dim: found %d, expected at most %d", c->hidden,
+                     MAX_WIDTH);
     if (c->num_layers + c->num_single_layers == 0)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"num_layers\" and \"num_single_layers\": found 0 and 0, expected at least one block");
+        dd_json_fail(r, DDIT_ERR_FORMAT,
+                     "\"num_layers\" and \"num_single_layers\": found 0 and 0, expected at least one block");
     if (c->in_channels % (c->patch * c->patch))
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"in_channels\": found %d, expected a multiple of 4 (2 x 2 latent pixels)", c->in_channels);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "\"in_channels\": found %d, expected a multiple of 4 (2 x 2 latent pixels)",
+                     c->in_channels);
     if (c->out_channels != c->in_channels)
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"in_channels\" and \"out_channels\": found %d and %d, expected equal numbers "
-                     "(FLUX Fill, Control and the like are not supported)", c->in_channels, c->out_channels);
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                     "\"in_channels\" and \"out_channels\": found %d and %d, expected equal numbers "
+                     "(FLUX Fill, Control and the like are not supported)",
+                     c->in_channels, c->out_channels);
 }
 
 /* Every member of a list of block types must be the one implemented, and there must be one per level. */
@@ -60,15 +66,17 @@ static void check_block_types(dd_json_reader *r, const char *key, const char *ex
     const json_t *list = json_object_get(r->object, key);
     if (r->status != DDIT_OK || !list || json_is_null(list)) return;
     if (!json_is_array(list) || json_array_size(list) != (size_t)levels) {
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\": expected an array of %d names, as many as block_out_channels has numbers, found another",
-                     key, levels);
+        dd_json_fail(r, DDIT_ERR_FORMAT,
+                     "\"%s\": expected an array of %d names, as many as block_out_channels has numbers, found another", key,
+                     levels);
         return;
     }
     for (int i = 0; i < levels; i++) {
         const char *name = json_string_value(json_array_get(list, (size_t)i));
         char shown[DD_SHOW_SIZE];
         if (!name || strcmp(name, expected) != 0)
-            dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"%s\": found %s at index %d, expected \"%s\"; other blocks are not supported", key,
+            dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                         "\"%s\": found %s at index %d, expected \"%s\"; other blocks are not supported", key,
                          name ? dd_show(shown, name) : "no string", i, expected);
     }
 }
@@ -88,7 +96,8 @@ static void fill_vae(void *out, dd_json_reader *r) {
     }
     for (int i = 0; i < c->level_count; i++)
         if (c->block_out_channels[i] % c->norm_num_groups)
-            dd_json_fail(r, DDIT_ERR_FORMAT, "\"block_out_channels\": found %d at index %d, expected a multiple of %d, the norm_num_groups",
+            dd_json_fail(r, DDIT_ERR_FORMAT,
+                         "\"block_out_channels\": found %d at index %d, expected a multiple of %d, the norm_num_groups",
                          c->block_out_channels[i], i, c->norm_num_groups);
     c->scaling_factor = (float)dd_json_number(r, "scaling_factor", 0.18215, 1e-6, 1e6);
     c->shift_factor = (float)dd_json_number(r, "shift_factor", 0, -1e6, 1e6);
@@ -97,7 +106,8 @@ static void fill_vae(void *out, dd_json_reader *r) {
     c->scale = 1 << (c->level_count - 1);
     dd_json_expect_string(r, "act_fn", "silu");
     if (dd_json_bool(r, "use_post_quant_conv", true))
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"use_post_quant_conv\" is true (or absent, which means true), expected false as in FLUX: "
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                     "\"use_post_quant_conv\" is true (or absent, which means true), expected false as in FLUX: "
                      "the convolution before the decoder is not supported");
     dd_json_refuse_present(r, "latents_mean", "normalisation per channel");
     dd_json_refuse_present(r, "latents_std", "normalisation per channel");
@@ -121,7 +131,7 @@ static void fill_scheduler(void *out, dd_json_reader *r) {
     const char *time_shift = dd_json_string(r, "time_shift_type", "exponential");
     char shown[DD_SHOW_SIZE];
     if (strcmp(time_shift, "linear") == 0)
-        c->time_shift = DD_TIME_SHIFT_LINEAR;
+        c->time_shift = DD_SCHEDULER_SHIFT_LINEAR;
     else if (strcmp(time_shift, "exponential") != 0)
         dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"time_shift_type\": found \"%s\", expected \"exponential\" or \"linear\"",
                      dd_show(shown, time_shift));
@@ -131,7 +141,8 @@ static void fill_scheduler(void *out, dd_json_reader *r) {
     dd_json_refuse_true(r, "stochastic_sampling", "stochastic sampling");
     dd_json_refuse_true(r, "invert_sigmas", "an inverted grid");
     if (dd_json_number(r, "shift_terminal", 0, -1e6, 1e6) != 0)
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"shift_terminal\": found a number, expected null: stretching the grid is not supported");
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                     "\"shift_terminal\": found a number, expected null: stretching the grid is not supported");
 }
 
 ddit_status dd_flux_config_parse(dd_flux_config *out, const char *text, size_t size, const char *label, ddit_err *err) {
@@ -142,6 +153,7 @@ ddit_status dd_vae_config_parse(dd_vae_config *out, const char *text, size_t siz
     return dd_json_parse_struct(out, sizeof *out, fill_vae, 0, text, size, label, err);
 }
 
-ddit_status dd_scheduler_config_parse(dd_scheduler_config *out, const char *text, size_t size, const char *label, ddit_err *err) {
+ddit_status dd_scheduler_config_parse(dd_scheduler_config *out, const char *text, size_t size, const char *label,
+                                      ddit_err *err) {
     return dd_json_parse_struct(out, sizeof *out, fill_scheduler, 0, text, size, label, err);
 }

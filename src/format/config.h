@@ -4,7 +4,8 @@
  * wrong type or a value out of range is refused (DDIT_ERR_FORMAT), a value that is fine in diffusers but not implemented here
  * likewise (DDIT_ERR_UNSUPPORTED); the sentence names file, key, what was found and what is accepted.
  *
- * dd_NAME_config_parse reads text (label stands for the file in errors); dd_NAME_config_read reads the file. Structs own nothing.
+ * dd_NAME_config_parse reads text (label stands for the file in errors); dd_NAME_config_read reads the file. Structs own
+ * nothing.
  */
 #ifndef DD_FORMAT_CONFIG_H
 #define DD_FORMAT_CONFIG_H
@@ -20,35 +21,35 @@ enum {
 
 /* transformer/config.json: FluxTransformer2DModel. */
 typedef struct dd_flux_config {
-    int in_channels;           /* features of an image token: latent_channels * patch * patch */
-    int out_channels;          /* the same for the velocity; in_channels if the file says null */
-    int num_layers;            /* double blocks */
+    int in_channels;  /* features of an image token: latent_channels * patch * patch */
+    int out_channels; /* the same for the velocity; in_channels if the file says null */
+    int num_layers;   /* double blocks */
     int num_single_layers;
-    int attention_head_dim;    /* even */
+    int attention_head_dim; /* even */
     int num_attention_heads;
     int joint_attention_dim;   /* width of the T5 embedding */
     int pooled_projection_dim; /* width of the pooled CLIP embedding */
     bool guidance_embeds;
-    int axes_dims_rope[3];     /* even; their sum is attention_head_dim */
-    int hidden;                /* derived: heads * head_dim */
-    int mlp_hidden;            /* derived: 4 * hidden */
-    int patch;                 /* derived: latent pixels per token side at factor 1; always 2 in FLUX (packed outside the model) */
-    int latent_channels;       /* derived: in_channels / (patch * patch) */
+    int axes_dims_rope[3]; /* even; their sum is attention_head_dim */
+    int hidden;            /* derived: heads * head_dim */
+    int mlp_hidden;        /* derived: 4 * hidden */
+    int patch;             /* derived: latent pixels per token side at factor 1; always 2 in FLUX (packed outside the model) */
+    int latent_channels;   /* derived: in_channels / (patch * patch) */
 } dd_flux_config;
 
 /* vae/config.json: AutoencoderKL, its decoder. Files with use_post_quant_conv true, latents_mean / latents_std, or other
  * blocks than DownEncoderBlock2D / UpDecoderBlock2D are refused as unsupported. */
 typedef struct dd_vae_config {
-    int in_channels, out_channels;             /* 3 */
+    int in_channels, out_channels; /* 3 */
     int latent_channels;
     int level_count;
     int block_out_channels[DD_VAE_MAX_LEVELS]; /* multiples of norm_num_groups */
     int layers_per_block;                      /* resnets per encoder level; the decoder has one more */
     int norm_num_groups;
-    float scaling_factor, shift_factor;        /* z_model = (z_vae - shift) * scaling */
-    bool use_quant_conv;                       /* concerns the encoder only */
+    float scaling_factor, shift_factor; /* z_model = (z_vae - shift) * scaling */
+    bool use_quant_conv;                /* concerns the encoder only */
     bool mid_block_add_attention;
-    int scale;                                 /* derived: picture pixels per latent pixel, 2^(level_count - 1) */
+    int scale; /* derived: picture pixels per latent pixel, 2^(level_count - 1) */
 } dd_vae_config;
 
 typedef enum dd_hidden_act { DD_ACT_QUICK_GELU, DD_ACT_GELU_ERF, DD_ACT_GELU_TANH } dd_hidden_act;
@@ -71,7 +72,7 @@ typedef struct dd_t5_config {
     int pad_token_id, eos_token_id;
 } dd_t5_config;
 
-typedef enum dd_time_shift { DD_TIME_SHIFT_EXPONENTIAL, DD_TIME_SHIFT_LINEAR } dd_time_shift;
+typedef enum dd_scheduler_shift { DD_SCHEDULER_SHIFT_EXPONENTIAL, DD_SCHEDULER_SHIFT_LINEAR } dd_scheduler_shift;
 
 /* scheduler/scheduler_config.json: FlowMatchEulerDiscreteScheduler. Karras, beta and exponential sigmas, stochastic sampling,
  * inverted sigmas and shift_terminal are refused as unsupported. */
@@ -81,7 +82,7 @@ typedef struct dd_scheduler_config {
     bool use_dynamic_shifting;
     double base_shift, max_shift;
     int base_image_seq_len, max_image_seq_len;
-    dd_time_shift time_shift; /* exponential: s = e^mu / (e^mu + (1/t - 1)); linear: mu in place of e^mu */
+    dd_scheduler_shift time_shift; /* exponential: s = e^mu / (e^mu + (1/t - 1)); linear: mu in place of e^mu */
 } dd_scheduler_config;
 
 /* tokenizer/tokenizer_config.json. */
@@ -92,13 +93,13 @@ typedef struct dd_tokenizer_config {
 
 /* ddit.json beside model_index.json. Everything is optional. */
 typedef struct dd_ddit_config {
-    bool found;              /* false: there is no such file, all else is unset */
+    bool found;                                     /* false: there is no such file, all else is unset */
     char name[DD_NAME_SIZE], license[DD_NAME_SIZE]; /* "" if absent */
     int width, height, steps, max_sequence_length;  /* 0 if absent */
-    float guidance;          /* NaN if absent */
-    int64_t seed;            /* -1 if absent */
-    char patch[DD_SCHEDULE_SIZE]; /* as for --patch; "" if absent */
-    float free_detail[3];    /* h of the free coarse step, by index of the factor (1, 2, 4); 0 if absent */
+    float guidance;                                 /* NaN if absent */
+    int64_t seed;                                   /* -1 if absent */
+    char patch[DD_SCHEDULE_SIZE];                   /* as for --patch; "" if absent */
+    float free_detail[3]; /* h of the free coarse step, by index of the factor (1, 2, 4); 0 if absent */
 } dd_ddit_config;
 
 /* Everything a FluxPipeline folder says about itself, without weights. */
@@ -116,8 +117,10 @@ ddit_status dd_flux_config_parse(dd_flux_config *out, const char *text, size_t s
 ddit_status dd_vae_config_parse(dd_vae_config *out, const char *text, size_t size, const char *label, ddit_err *err);
 ddit_status dd_clip_config_parse(dd_clip_config *out, const char *text, size_t size, const char *label, ddit_err *err);
 ddit_status dd_t5_config_parse(dd_t5_config *out, const char *text, size_t size, const char *label, ddit_err *err);
-ddit_status dd_scheduler_config_parse(dd_scheduler_config *out, const char *text, size_t size, const char *label, ddit_err *err);
-ddit_status dd_tokenizer_config_parse(dd_tokenizer_config *out, const char *text, size_t size, const char *label, ddit_err *err);
+ddit_status dd_scheduler_config_parse(dd_scheduler_config *out, const char *text, size_t size, const char *label,
+                                      ddit_err *err);
+ddit_status dd_tokenizer_config_parse(dd_tokenizer_config *out, const char *text, size_t size, const char *label,
+                                      ddit_err *err);
 ddit_status dd_ddit_config_parse(dd_ddit_config *out, const char *text, size_t size, const char *label, ddit_err *err);
 
 /* Checks a model_index.json: the class is FluxPipeline and its seven parts are of the classes implemented here. */

@@ -15,15 +15,17 @@
 static void read_free_detail(dd_ddit_config *c, dd_json_reader *r, const json_t *table) {
     if (r->status != DDIT_OK || !table || json_is_null(table)) return;
     if (!json_is_object(table)) {
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"free_detail\": expected an object such as {\"2\": 0.36, \"4\": 0.51}, found another value");
+        dd_json_fail(r, DDIT_ERR_FORMAT,
+                     "\"free_detail\": expected an object such as {\"2\": 0.36, \"4\": 0.51}, found another value");
         return;
     }
     const char *key;
     json_t *value;
     char shown[DD_SHOW_SIZE];
-    json_object_foreach((json_t *)(uintptr_t)table, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)table, key, value) {
         if (strcmp(key, "2") != 0 && strcmp(key, "4") != 0)
-            dd_json_fail(r, DDIT_ERR_FORMAT, "\"free_detail\": found factor \"%s\", expected \"2\" or \"4\"", dd_show(shown, key));
+            dd_json_fail(r, DDIT_ERR_FORMAT, "\"free_detail\": found factor \"%s\", expected \"2\" or \"4\"",
+                         dd_show(shown, key));
     }
     dd_json_reader inner = {table, r->label, r->err, r->status};
     c->free_detail[1] = (float)dd_json_number(&inner, "2", 0, 0, 1000);
@@ -47,7 +49,8 @@ static void read_defaults(dd_ddit_config *c, dd_json_reader *r) {
     c->seed = dd_json_int(&inner, "seed", -1, -1, INT64_MAX);
     dd_json_copy_string(&inner, "patch", c->patch, sizeof c->patch);
     if (c->width % 16 || c->height % 16)
-        dd_json_fail(&inner, DDIT_ERR_FORMAT, "\"width\" and \"height\": found %d x %d, expected multiples of 16", c->width, c->height);
+        dd_json_fail(&inner, DDIT_ERR_FORMAT, "\"width\" and \"height\": found %d x %d, expected multiples of 16", c->width,
+                     c->height);
     r->status = inner.status;
 }
 
@@ -85,9 +88,11 @@ static void check_part(dd_json_reader *r, const part *p) {
     const char *name = json_string_value(json_array_get(value, 1));
     char shown[DD_SHOW_SIZE];
     if (!name)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "found no part \"%s\", expected [library, \"%s\"] (is the model complete?)", p->key, p->class_name);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "found no part \"%s\", expected [library, \"%s\"] (is the model complete?)", p->key,
+                     p->class_name);
     else if (strcmp(name, p->class_name) != 0 && (!p->other_class_name || strcmp(name, p->other_class_name) != 0))
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"%s\": found the class %s, expected %s", p->key, dd_show(shown, name), p->class_name);
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"%s\": found the class %s, expected %s", p->key, dd_show(shown, name),
+                     p->class_name);
 }
 
 typedef struct nothing {
@@ -99,9 +104,11 @@ static void check_index(void *out, dd_json_reader *r) {
     const char *name = dd_json_string(r, "_class_name", NULL);
     char shown[DD_SHOW_SIZE];
     if (!name)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "found no \"_class_name\", expected \"FluxPipeline\" (is this the index of a diffusers model?)");
+        dd_json_fail(r, DDIT_ERR_FORMAT,
+                     "found no \"_class_name\", expected \"FluxPipeline\" (is this the index of a diffusers model?)");
     else if (strcmp(name, "FluxPipeline") != 0)
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "found a model of class %s, expected FluxPipeline: other kinds of models are not supported",
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED,
+                     "found a model of class %s, expected FluxPipeline: other kinds of models are not supported",
                      dd_show(shown, name));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) check_part(r, &parts[i]);
 }
@@ -199,17 +206,26 @@ static bool has_file(const dd_allocator *a, const char *folder, const char *name
 static ddit_status check_folder(const dd_allocator *a, const char *path, ddit_err *err) {
     struct stat info;
     if (stat(path, &info) != 0)
-        return dd_fail(err, errno == EACCES ? DDIT_ERR_READ : DDIT_ERR_NOT_FOUND, "%s: found nothing that can be read (%s), expected a "
-                       "model folder in the diffusers layout", path, strerror(errno));
+        return dd_fail(err, errno == EACCES ? DDIT_ERR_READ : DDIT_ERR_NOT_FOUND,
+                       "%s: found nothing that can be read (%s), expected a "
+                       "model folder in the diffusers layout",
+                       path, strerror(errno));
     if (!S_ISDIR(info.st_mode))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found a file, expected a model folder in the diffusers layout (one that holds "
-                       "model_index.json)", path);
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: found a file, expected a model folder in the diffusers layout (one that holds "
+                       "model_index.json)",
+                       path);
     if (has_file(a, path, "model_index.json")) return DDIT_OK;
-    if (has_file(a, path, "config.json") || has_file(a, path, "scheduler_config.json") || has_file(a, path, "tokenizer_config.json"))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found a single part of a model, expected the folder above it, which holds "
-                       "model_index.json", path);
-    return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: found a folder without model_index.json, expected a model folder in the diffusers "
-                   "layout (was the download complete?)", path);
+    if (has_file(a, path, "config.json") || has_file(a, path, "scheduler_config.json") ||
+        has_file(a, path, "tokenizer_config.json"))
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: found a single part of a model, expected the folder above it, which holds "
+                       "model_index.json",
+                       path);
+    return dd_fail(err, DDIT_ERR_NOT_FOUND,
+                   "%s: found a folder without model_index.json, expected a model folder in the diffusers "
+                   "layout (was the download complete?)",
+                   path);
 }
 
 static ddit_status check_fit(const dd_model_folder *m, const char *path, ddit_err *err) {
@@ -217,10 +233,12 @@ static ddit_status check_fit(const dd_model_folder *m, const char *path, ddit_er
         const char *left, *right;
         int found, expected;
     } pairs[] = {
-        {"the autoencoder's latent_channels", "in_channels / 4 of the transformer", m->vae.latent_channels, m->transformer.latent_channels},
+        {"the autoencoder's latent_channels", "in_channels / 4 of the transformer", m->vae.latent_channels,
+         m->transformer.latent_channels},
         {"the CLIP text encoder's hidden_size", "pooled_projection_dim of the transformer", m->clip.hidden_size,
          m->transformer.pooled_projection_dim},
-        {"the T5 text encoder's d_model", "joint_attention_dim of the transformer", m->t5.d_model, m->transformer.joint_attention_dim},
+        {"the T5 text encoder's d_model", "joint_attention_dim of the transformer", m->t5.d_model,
+         m->transformer.joint_attention_dim},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (pairs[i].found != pairs[i].expected)

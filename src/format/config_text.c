@@ -21,13 +21,17 @@ static void fill_clip(void *out, dd_json_reader *r) {
     c->eos_token_id = (int)dd_json_int(r, "eos_token_id", 49407, 0, MAX_VOCABULARY);
     c->head_dim = c->hidden_size / c->num_attention_heads;
     if (c->hidden_size % c->num_attention_heads)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"hidden_size\": found %d, expected a multiple of %d, the num_attention_heads", c->hidden_size,
-                     c->num_attention_heads);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "\"hidden_size\": found %d, expected a multiple of %d, the num_attention_heads",
+                     c->hidden_size, c->num_attention_heads);
     const char *act = dd_json_string(r, "hidden_act", "quick_gelu");
     char shown[DD_SHOW_SIZE];
-    if (strcmp(act, "quick_gelu") == 0) c->hidden_act = DD_ACT_QUICK_GELU;
-    else if (strcmp(act, "gelu") == 0) c->hidden_act = DD_ACT_GELU_ERF;
-    else dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"hidden_act\": found \"%s\", expected \"quick_gelu\" or \"gelu\"", dd_show(shown, act));
+    if (strcmp(act, "quick_gelu") == 0)
+        c->hidden_act = DD_ACT_QUICK_GELU;
+    else if (strcmp(act, "gelu") == 0)
+        c->hidden_act = DD_ACT_GELU_ERF;
+    else
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"hidden_act\": found \"%s\", expected \"quick_gelu\" or \"gelu\"",
+                     dd_show(shown, act));
 }
 
 static void fill_t5(void *out, dd_json_reader *r) {
@@ -48,7 +52,8 @@ static void fill_t5(void *out, dd_json_reader *r) {
         dd_json_fail(r, DDIT_ERR_FORMAT, "\"relative_attention_num_buckets\": found %d, expected a multiple of 4",
                      c->relative_attention_num_buckets);
     if (c->relative_attention_max_distance <= c->relative_attention_num_buckets / 4)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"relative_attention_max_distance\": found %d, expected more than %d, a quarter of the buckets",
+        dd_json_fail(r, DDIT_ERR_FORMAT,
+                     "\"relative_attention_max_distance\": found %d, expected more than %d, a quarter of the buckets",
                      c->relative_attention_max_distance, c->relative_attention_num_buckets / 4);
     /* "gated-gelu" means the tanh form whatever dense_act_fn says: transformers sets it so for old files. */
     const char *feed_forward = dd_json_string(r, "feed_forward_proj", "relu");
@@ -78,6 +83,7 @@ ddit_status dd_t5_config_parse(dd_t5_config *out, const char *text, size_t size,
     return dd_json_parse_struct(out, sizeof *out, fill_t5, 0, text, size, label, err);
 }
 
-ddit_status dd_tokenizer_config_parse(dd_tokenizer_config *out, const char *text, size_t size, const char *label, ddit_err *err) {
+ddit_status dd_tokenizer_config_parse(dd_tokenizer_config *out, const char *text, size_t size, const char *label,
+                                      ddit_err *err) {
     return dd_json_parse_struct(out, sizeof *out, fill_tokenizer, JSON_DECODE_INT_AS_REAL, text, size, label, err);
 }

@@ -13,8 +13,9 @@ ddit_status dd_json_load(json_t **out, size_t flags, const char *text, size_t si
         char shown[DD_SHOW_SIZE];
         if (json_error_code(&error) == json_error_out_of_memory)
             return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading JSON of %zu bytes", label, size);
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no valid JSON (line %d, column %d, byte %d: %s), expected one JSON object",
-                       label, error.line, error.column, error.position, dd_show(shown, error.text));
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: found no valid JSON (line %d, column %d, byte %d: %s), expected one JSON object", label, error.line,
+                       error.column, error.position, dd_show(shown, error.text));
     }
     if (json_is_object(*out)) return DDIT_OK;
     json_decref(*out);
@@ -82,7 +83,8 @@ int64_t dd_json_int(dd_json_reader *r, const char *key, int64_t fallback, int64_
     const json_t *value = value_of(r, key);
     if (!value) {
         if (fallback < min || fallback > max)
-            dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\" is missing, expected an integer from %" PRId64 " to %" PRId64, key, min, max);
+            dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\" is missing, expected an integer from %" PRId64 " to %" PRId64, key, min,
+                         max);
         return fallback;
     }
     if (!json_is_integer(value)) {
@@ -126,7 +128,8 @@ const char *dd_json_string(dd_json_reader *r, const char *key, const char *fallb
 void dd_json_copy_string(dd_json_reader *r, const char *key, char *text, size_t size) {
     const char *value = dd_json_string(r, key, "");
     if (strlen(value) >= size)
-        dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\": found a string of %zu bytes, expected at most %zu", key, strlen(value), size - 1);
+        dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\": found a string of %zu bytes, expected at most %zu", key, strlen(value),
+                     size - 1);
     else
         snprintf(text, size, "%s", value);
 }
@@ -151,8 +154,8 @@ int dd_json_int_array(dd_json_reader *r, const char *key, int *out, int room, in
             return 0;
         }
         if (number < min || number > max) {
-            dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\": found %" PRId64 " at index %zu, expected %" PRId64 " to %" PRId64, key, number,
-                         i, min, max);
+            dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\": found %" PRId64 " at index %zu, expected %" PRId64 " to %" PRId64, key,
+                         number, i, min, max);
             return 0;
         }
         out[i] = (int)number;
@@ -168,7 +171,8 @@ void dd_json_refuse_true(dd_json_reader *r, const char *key, const char *what) {
 void dd_json_refuse_present(dd_json_reader *r, const char *key, const char *what) {
     const json_t *value = value_of(r, key);
     if (value)
-        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"%s\": found %s, expected null: %s is not supported", key, type_name(value), what);
+        dd_json_fail(r, DDIT_ERR_UNSUPPORTED, "\"%s\": found %s, expected null: %s is not supported", key, type_name(value),
+                     what);
 }
 
 void dd_json_expect_string(dd_json_reader *r, const char *key, const char *expected) {

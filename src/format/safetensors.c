@@ -15,17 +15,17 @@ typedef struct pair {
 
 struct dd_safetensors {
     const dd_allocator *allocator;
-    char *path;               /* owned */
-    dd_mapped_file map;       /* zero when the bytes are the caller's */
-    const uint8_t *bytes;     /* the whole file */
+    char *path;           /* owned */
+    dd_mapped_file map;   /* zero when the bytes are the caller's */
+    const uint8_t *bytes; /* the whole file */
     size_t size;
     size_t data_begin;        /* offset of the first byte of data */
     dd_tensor_entry *entries; /* owned [count], by name */
     size_t count;
-    pair *metadata;           /* owned [metadata_count], by key */
+    pair *metadata; /* owned [metadata_count], by key */
     size_t metadata_count;
-    int64_t *shapes;          /* owned: the entries' shapes */
-    char *texts;              /* owned: names, keys and values, each with its NUL */
+    int64_t *shapes; /* owned: the entries' shapes */
+    char *texts;     /* owned: names, keys and values, each with its NUL */
 };
 
 /* dtypes of the format. Those without a dd_dtype are checked for size and cannot be used. */
@@ -36,13 +36,27 @@ typedef struct format_dtype {
 } format_dtype;
 
 static const format_dtype format_dtypes[] = {
-    {"BF16", 16, DD_DTYPE_BF16},       {"F32", 32, DD_DTYPE_F32},         {"F16", 16, DD_DTYPE_F16},
-    {"F64", 64, DD_DTYPE_F64},         {"F8_E4M3", 8, DD_DTYPE_F8_E4M3},  {"F8_E5M2", 8, DD_DTYPE_F8_E5M2},
-    {"I8", 8, DD_DTYPE_I8},            {"U8", 8, DD_DTYPE_U8},            {"I16", 16, DD_DTYPE_I16},
-    {"U16", 16, DD_DTYPE_U16},         {"I32", 32, DD_DTYPE_I32},         {"U32", 32, DD_DTYPE_U32},
-    {"I64", 64, DD_DTYPE_I64},         {"U64", 64, DD_DTYPE_U64},         {"BOOL", 8, DD_DTYPE_BOOL},
-    {"F4", 4, DD_DTYPE_OTHER},         {"F6_E2M3", 6, DD_DTYPE_OTHER},    {"F6_E3M2", 6, DD_DTYPE_OTHER},
-    {"F8_E8M0", 8, DD_DTYPE_OTHER},    {"F8_E4M3FNUZ", 8, DD_DTYPE_OTHER}, {"F8_E5M2FNUZ", 8, DD_DTYPE_OTHER},
+    {"BF16", 16, DD_DTYPE_BF16},
+    {"F32", 32, DD_DTYPE_F32},
+    {"F16", 16, DD_DTYPE_F16},
+    {"F64", 64, DD_DTYPE_F64},
+    {"F8_E4M3", 8, DD_DTYPE_F8_E4M3},
+    {"F8_E5M2", 8, DD_DTYPE_F8_E5M2},
+    {"I8", 8, DD_DTYPE_I8},
+    {"U8", 8, DD_DTYPE_U8},
+    {"I16", 16, DD_DTYPE_I16},
+    {"U16", 16, DD_DTYPE_U16},
+    {"I32", 32, DD_DTYPE_I32},
+    {"U32", 32, DD_DTYPE_U32},
+    {"I64", 64, DD_DTYPE_I64},
+    {"U64", 64, DD_DTYPE_U64},
+    {"BOOL", 8, DD_DTYPE_BOOL},
+    {"F4", 4, DD_DTYPE_OTHER},
+    {"F6_E2M3", 6, DD_DTYPE_OTHER},
+    {"F6_E3M2", 6, DD_DTYPE_OTHER},
+    {"F8_E8M0", 8, DD_DTYPE_OTHER},
+    {"F8_E4M3FNUZ", 8, DD_DTYPE_OTHER},
+    {"F8_E5M2FNUZ", 8, DD_DTYPE_OTHER},
     {"C64", 64, DD_DTYPE_OTHER},
 };
 
@@ -55,7 +69,7 @@ static const format_dtype *find_dtype(const char *name) {
 /* What reading the header carries from call to call. */
 typedef struct header_reader {
     dd_safetensors *file;
-    const char *name;       /* of the tensor being read */
+    const char *name; /* of the tensor being read */
     char shown[DD_SHOW_SIZE];
     int64_t *shapes_next;
     char *texts_next;
@@ -63,8 +77,8 @@ typedef struct header_reader {
 } header_reader;
 
 static ddit_status fail_tensor(header_reader *r, const char *found, const char *expected) {
-    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: tensor \"%s\": found %s, expected %s", r->file->path, dd_show(r->shown, r->name),
-                   found, expected);
+    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: tensor \"%s\": found %s, expected %s", r->file->path,
+                   dd_show(r->shown, r->name), found, expected);
 }
 
 static const char *keep_text(header_reader *r, const char *text) {
@@ -76,7 +90,8 @@ static const char *keep_text(header_reader *r, const char *text) {
 
 /* Shape and count of values: the product is checked in 64 bits. */
 static ddit_status read_shape(header_reader *r, dd_tensor_entry *entry, const json_t *shape) {
-    if (!json_is_array(shape)) return fail_tensor(r, shape ? "a \"shape\" of another kind" : "no \"shape\"", "an array of sizes");
+    if (!json_is_array(shape))
+        return fail_tensor(r, shape ? "a \"shape\" of another kind" : "no \"shape\"", "an array of sizes");
     entry->rank = (int)json_array_size(shape);
     entry->shape = r->shapes_next;
     entry->count = 1;
@@ -112,7 +127,8 @@ static ddit_status read_offsets(header_reader *r, dd_tensor_entry *entry, const 
 
 static ddit_status read_tensor(header_reader *r, dd_tensor_entry *entry, const char *name, const json_t *value) {
     r->name = name;
-    if (!json_is_object(value)) return fail_tensor(r, "a value of another kind", "an object with dtype, shape and data_offsets");
+    if (!json_is_object(value))
+        return fail_tensor(r, "a value of another kind", "an object with dtype, shape and data_offsets");
     const char *dtype_name = json_string_value(json_object_get(value, "dtype"));
     if (!dtype_name) return fail_tensor(r, "no \"dtype\" string", "a dtype such as \"BF16\"");
     const format_dtype *dtype = find_dtype(dtype_name);
@@ -145,10 +161,10 @@ static ddit_status read_metadata(header_reader *r, const json_t *table) {
     const char *key;
     json_t *value;
     size_t i = 0;
-    json_object_foreach((json_t *)(uintptr_t)table, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)table, key, value) {
         if (!json_is_string(value))
-            return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: __metadata__ key \"%s\": found no string, expected strings only", file->path,
-                           dd_show(r->shown, key));
+            return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: __metadata__ key \"%s\": found no string, expected strings only",
+                           file->path, dd_show(r->shown, key));
         file->metadata[i].key = keep_text(r, key);
         file->metadata[i++].value = keep_text(r, json_string_value(value));
     }
@@ -177,18 +193,20 @@ static ddit_status check_tiling(header_reader *r) {
         const dd_tensor_entry *entry = &file->entries[i];
         if (entry->offset != end) {
             char shown[DD_SHOW_SIZE];
-            return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: tensor \"%s\" begins at data offset %" PRIu64 ", expected %" PRIu64
-                           ", where %s%s ends (%s)", file->path, dd_show(r->shown, entry->name), entry->offset, end,
-                           before ? "tensor " : "the header", before ? dd_show(shown, before) : "",
-                           entry->offset > end ? "there is a hole" : "they overlap");
+            return dd_fail(r->err, DDIT_ERR_FORMAT,
+                           "%s: tensor \"%s\" begins at data offset %" PRIu64 ", expected %" PRIu64 ", where %s%s ends (%s)",
+                           file->path, dd_show(r->shown, entry->name), entry->offset, end, before ? "tensor " : "the header",
+                           before ? dd_show(shown, before) : "", entry->offset > end ? "there is a hole" : "they overlap");
         }
         end += entry->bytes;
         before = entry->name;
     }
     uint64_t available = file->size - file->data_begin;
     if (end == available) return DDIT_OK;
-    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: found %" PRIu64 " bytes of data, expected %" PRIu64
-                   ", where the last tensor ends (trailing bytes, or a damaged file)", file->path, available, end);
+    return dd_fail(r->err, DDIT_ERR_FORMAT,
+                   "%s: found %" PRIu64 " bytes of data, expected %" PRIu64
+                   ", where the last tensor ends (trailing bytes, or a damaged file)",
+                   file->path, available, end);
 }
 
 /* Room needed for names, keys and values with their NULs, and for all shapes. */
@@ -196,11 +214,11 @@ static void measure(const json_t *root, const json_t *metadata, size_t *text_byt
     const char *key;
     json_t *value;
     *text_bytes = *dims = 0;
-    json_object_foreach((json_t *)(uintptr_t)root, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)root, key, value) {
         *text_bytes += strlen(key) + 1;
         *dims += json_array_size(json_object_get(value, "shape"));
     }
-    json_object_foreach((json_t *)(uintptr_t)metadata, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)metadata, key, value) {
         *text_bytes += strlen(key) + 1 + (json_is_string(value) ? json_string_length(value) + 1 : 0);
     }
 }
@@ -214,12 +232,13 @@ static ddit_status read_header(dd_safetensors *file, const json_t *root, ddit_er
     measure(root, metadata, &text_bytes, &dims);
     DD_TRY(dd_alloc_raw(a, &file->texts, text_bytes, 1, "the names of a safetensors file", err));
     DD_TRY(dd_alloc_raw(a, &file->shapes, dims, sizeof *file->shapes, "the shapes of a safetensors file", err));
-    DD_TRY(dd_alloc(a, &file->entries, json_object_size(root), sizeof *file->entries, "the tensors of a safetensors file", err));
+    DD_TRY(
+        dd_alloc(a, &file->entries, json_object_size(root), sizeof *file->entries, "the tensors of a safetensors file", err));
     DD_TRY(dd_alloc(a, &file->metadata, json_object_size(metadata), sizeof *file->metadata, "safetensors metadata", err));
     header_reader r = {.file = file, .shapes_next = file->shapes, .texts_next = file->texts, .err = err};
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)root, name, value) {
+    json_object_foreach ((json_t *)(uintptr_t)root, name, value) {
         if (value == metadata) continue;
         DD_TRY(read_tensor(&r, &file->entries[file->count], name, value));
         file->count++;
@@ -244,15 +263,19 @@ static uint64_t read_u64_le(const uint8_t *bytes) {
 
 static ddit_status read_file(dd_safetensors *file, ddit_err *err) {
     if (file->size < LENGTH_BYTES)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found %zu bytes, expected at least 8, the length of a safetensors header", file->path,
-                       file->size);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found %zu bytes, expected at least 8, the length of a safetensors header",
+                       file->path, file->size);
     uint64_t header = read_u64_le(file->bytes), available = file->size - LENGTH_BYTES;
     if (header > MAX_HEADER)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found a header length of %" PRIu64 " bytes, expected at most %d (is this a safetensors "
-                       "file?)", file->path, header, (int)MAX_HEADER);
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: found a header length of %" PRIu64 " bytes, expected at most %d (is this a safetensors "
+                       "file?)",
+                       file->path, header, (int)MAX_HEADER);
     if (header > available)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found a header length of %" PRIu64 " bytes, expected at most the %" PRIu64
-                       " that follow (is the file cut short?)", file->path, header, available);
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: found a header length of %" PRIu64 " bytes, expected at most the %" PRIu64
+                       " that follow (is the file cut short?)",
+                       file->path, header, available);
     file->data_begin = LENGTH_BYTES + (size_t)header;
     json_t *root;
     DD_TRY(dd_json_load(&root, 0, (const char *)file->bytes + LENGTH_BYTES, (size_t)header, file->path, err));
@@ -356,8 +379,10 @@ char *dd_shape_text(char *text, size_t size, int rank, const int64_t *shape) {
 
 static ddit_status fail_use(const dd_tensor_entry *entry, ddit_err *err) {
     char shown[DD_SHOW_SIZE];
-    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: tensor \"%s\": found dtype %s, expected F32, BF16, F16, F64, F8_E4M3 or F8_E5M2 "
-                   "(convert the file)", entry->file->path, dd_show(shown, entry->name), entry->dtype_name);
+    return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                   "%s: tensor \"%s\": found dtype %s, expected F32, BF16, F16, F64, F8_E4M3 or F8_E5M2 "
+                   "(convert the file)",
+                   entry->file->path, dd_show(shown, entry->name), entry->dtype_name);
 }
 
 ddit_status dd_tensor_entry_to_f32(const dd_tensor_entry *entry, float *out, ddit_err *err) {

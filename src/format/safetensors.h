@@ -10,7 +10,8 @@
 #include "base/mapped_file.h"
 #include "tensor/tensor.h"
 
-/* A dtype that the format knows and ddit does not compute with (F4, F8_E8M0, C64 ...): the entry is valid, its use is refused. */
+/* A dtype that the format knows and ddit does not compute with (F4, F8_E8M0, C64 ...): the entry is valid, its use is refused.
+ */
 #define DD_DTYPE_OTHER DD_DTYPE_COUNT
 
 typedef struct dd_safetensors dd_safetensors;
@@ -22,15 +23,15 @@ typedef struct dd_tensor_entry {
     const char *dtype_name; /* as the file spells it */
     int rank;
     const int64_t *shape; /* [rank], slowest axis first */
-    uint64_t count;         /* product of the shape: values */
-    uint64_t offset;        /* of the first byte, from the beginning of the file */
+    uint64_t count;       /* product of the shape: values */
+    uint64_t offset;      /* of the first byte, from the beginning of the file */
     uint64_t bytes;
-    const uint8_t *data;    /* need not be aligned to the size of a value */
+    const uint8_t *data; /* need not be aligned to the size of a value */
     const dd_safetensors *file;
 } dd_tensor_entry;
 
-/* Maps and checks the file. Errors: DDIT_ERR_NOT_FOUND, DDIT_ERR_READ, DDIT_ERR_FORMAT (naming file, tensor, offset, what was found
- * and expected), DDIT_ERR_NO_MEMORY. *out is NULL on failure; otherwise the caller closes it. `a` must outlive it. */
+/* Maps and checks the file. Errors: DDIT_ERR_NOT_FOUND, DDIT_ERR_READ, DDIT_ERR_FORMAT (naming file, tensor, offset, what was
+ * found and expected), DDIT_ERR_NO_MEMORY. *out is NULL on failure; otherwise the caller closes it. `a` must outlive it. */
 ddit_status dd_safetensors_open(dd_safetensors **out, const dd_allocator *a, const char *path, ddit_err *err);
 
 /* The same over bytes that stay the caller's and must outlive *out. `label` stands for the file's name in errors. */
@@ -58,7 +59,8 @@ const char *dd_safetensors_metadata(const dd_safetensors *file, const char *key)
 size_t dd_safetensors_metadata_count(const dd_safetensors *file);
 void dd_safetensors_metadata_at(const dd_safetensors *file, size_t index, const char **key, const char **value);
 
-/* Tells the system that the tensor's pages need not stay resident: after its values were packed elsewhere. They stay readable. */
+/* Tells the system that the tensor's pages need not stay resident: after its values were packed elsewhere. They stay readable.
+ */
 void dd_tensor_entry_release(const dd_tensor_entry *entry);
 
 /* "[3072, 64]" into text, cut with "..." if it does not fit; size >= 8. Returns text. */

@@ -32,14 +32,16 @@ static ddit_status plan_item(planned *p, const char *path, const dd_safetensors_
     if (item->name[0] == '\0' || strcmp(item->name, "__metadata__") == 0)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "%s: found a tensor named \"%s\", expected a name of its own", path, item->name);
     if (item->dtype == DD_DTYPE_Q8_0 || !dd_dtype_bytes(item->dtype, 1, &width))
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "%s: tensor \"%s\": found dtype %s, expected one of the safetensors format", path,
-                       item->name, dd_dtype_name(item->dtype));
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "%s: tensor \"%s\": found dtype %s, expected one of the safetensors format",
+                       path, item->name, dd_dtype_name(item->dtype));
     bool fits = item->rank >= 0 && item->rank <= DD_MAX_RANK;
     for (int i = 0; fits && i < item->rank; i++)
         fits = item->shape[i] >= 0 && dd_mul_u64(count, (uint64_t)item->shape[i], &count);
     if (!fits || !dd_dtype_bytes(item->dtype, count, &p->bytes) || p->bytes > INT64_MAX)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "%s: tensor \"%s\": found a negative or too large shape, expected a rank of 0 to %d and a "
-                       "product that fits 63 bits", path, item->name, (int)DD_MAX_RANK);
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "%s: tensor \"%s\": found a negative or too large shape, expected a rank of 0 to %d and a "
+                       "product that fits 63 bits",
+                       path, item->name, (int)DD_MAX_RANK);
     p->item = item;
     p->width = (int)width;
     return DDIT_OK;
@@ -59,13 +61,13 @@ static ddit_status plan(planned *plans, const char *path, const dd_safetensors_i
 static json_t *describe(const planned *p, uint64_t begin) {
     json_t *shape = json_array();
     for (int i = 0; i < p->item->rank; i++) json_array_append_new(shape, json_integer(p->item->shape[i]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dd_dtype_name(p->item->dtype), "shape", shape, "data_offsets", (json_int_t)begin,
-                     (json_int_t)(begin + p->bytes));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dd_dtype_name(p->item->dtype), "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)(begin + p->bytes));
 }
 
 /* The header's JSON; the caller frees it with free(). NULL with a reason in *err. */
-static char *make_header(const char *path, const planned *plans, size_t count, const dd_safetensors_pair *pairs, size_t pair_count,
-                         ddit_err *err) {
+static char *make_header(const char *path, const planned *plans, size_t count, const dd_safetensors_pair *pairs,
+                         size_t pair_count, ddit_err *err) {
     json_t *root = json_object(), *metadata = json_object();
     char *text = NULL;
     uint64_t begin = 0;
@@ -110,7 +112,8 @@ static bool write_all(FILE *stream, const char *header, const planned *plans, si
     if (fwrite("        ", 1, padded - length, stream) != padded - length) return false;
     for (size_t i = 0; i < count; i++) {
         const void *data = plans[i].item->data;
-        if (data ? fwrite(data, 1, plans[i].bytes, stream) != plans[i].bytes : !write_zeros(stream, plans[i].bytes)) return false;
+        if (data ? fwrite(data, 1, plans[i].bytes, stream) != plans[i].bytes : !write_zeros(stream, plans[i].bytes))
+            return false;
     }
     return true;
 }

@@ -6,11 +6,11 @@
 
 /* A tensor to be written: dense values in row-major order. Everything is borrowed for the call. */
 typedef struct dd_safetensors_item {
-    const char *name;     /* UTF-8, not "__metadata__", unique in the file */
-    dd_dtype dtype;       /* any but Q8_0 */
-    int rank;             /* 0 ... DD_MAX_RANK */
+    const char *name; /* UTF-8, not "__metadata__", unique in the file */
+    dd_dtype dtype;   /* any but Q8_0 */
+    int rank;         /* 0 ... DD_MAX_RANK */
     int64_t shape[DD_MAX_RANK];
-    const void *data;     /* product(shape) values; NULL: zeros are written */
+    const void *data; /* product(shape) values; NULL: zeros are written */
 } dd_safetensors_item;
 
 typedef struct dd_safetensors_pair {

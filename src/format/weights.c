@@ -13,8 +13,8 @@ enum { MAX_INDEX_BYTES = 100000000, MAX_SHARDS = 4096 };
 
 struct dd_weight_files {
     const dd_allocator *allocator;
-    char *path;                      /* owned: the file or the index */
-    dd_safetensors **shards;         /* owned [shard_count] */
+    char *path;              /* owned: the file or the index */
+    dd_safetensors **shards; /* owned [shard_count] */
     size_t shard_count;
     const dd_tensor_entry **entries; /* owned [count], by name */
     size_t count;
@@ -46,20 +46,23 @@ static bool plain_file_name(const char *name) {
 static ddit_status check_index(const json_t *index, const char *label, const json_t **map, ddit_err *err) {
     *map = json_object_get(index, "weight_map");
     if (!json_is_object(*map))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no \"weight_map\" object, expected the index of a sharded model", label);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: found no \"weight_map\" object, expected the index of a sharded model",
+                       label);
     if (json_object_size(*map) == 0)
         return dd_fail(err, DDIT_ERR_FORMAT, "%s: found an empty \"weight_map\", expected names of tensors", label);
     const char *name;
     json_t *value;
     char shown[DD_SHOW_SIZE], shown_file[DD_SHOW_SIZE];
-    json_object_foreach((json_t *)(uintptr_t)*map, name, value) {
+    json_object_foreach ((json_t *)(uintptr_t)*map, name, value) {
         const char *file = json_string_value(value);
         if (!file)
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: weight_map of \"%s\": found no string, expected the name of a shard", label,
-                           dd_show(shown, name));
+            return dd_fail(err, DDIT_ERR_FORMAT, "%s: weight_map of \"%s\": found no string, expected the name of a shard",
+                           label, dd_show(shown, name));
         if (!plain_file_name(file))
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: weight_map of \"%s\": found \"%s\", expected the name of a file beside the index, "
-                           "without folders", label, dd_show(shown, name), dd_show(shown_file, file));
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: weight_map of \"%s\": found \"%s\", expected the name of a file beside the index, "
+                           "without folders",
+                           label, dd_show(shown, name), dd_show(shown_file, file));
     }
     return DDIT_OK;
 }
@@ -100,7 +103,7 @@ static size_t list_shards(const json_t *map, const char **names) {
     size_t count = 0, distinct = 0;
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)map, name, value) names[count++] = json_string_value(value);
+    json_object_foreach ((json_t *)(uintptr_t)map, name, value) names[count++] = json_string_value(value);
     qsort(names, count, sizeof *names, compare_strings);
     for (size_t i = 0; i < count; i++)
         if (i == 0 || strcmp(names[i], names[distinct - 1]) != 0) names[distinct++] = names[i];
@@ -118,7 +121,8 @@ static ddit_status open_shard(dd_weight_files *w, const char *name, ddit_err *er
     if (status == DDIT_OK)
         w->shard_count++;
     else if (status == DDIT_ERR_NOT_FOUND)
-        dd_fail(err, status, "%s: found no such file, expected a shard that %s names (was the download complete?)", path, w->path);
+        dd_fail(err, status, "%s: found no such file, expected a shard that %s names (was the download complete?)", path,
+                w->path);
 done:
     dd_free(a, path);
     dd_free(a, folder);
@@ -129,15 +133,17 @@ done:
 static ddit_status find_in_shards(dd_weight_files *w, const json_t *map, const char **names, ddit_err *err) {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)map, name, value) {
+    json_object_foreach ((json_t *)(uintptr_t)map, name, value) {
         const char *file = json_string_value(value);
         const char **place = bsearch(&file, names, w->shard_count, sizeof *names, compare_strings);
         const dd_safetensors *shard = w->shards[place - names];
         const dd_tensor_entry *entry = dd_safetensors_find(shard, name);
         char shown[DD_SHOW_SIZE];
         if (!entry)
-            return dd_fail(err, DDIT_ERR_MISMATCH, "%s: found no tensor \"%s\", expected it because %s says so (shards of another "
-                           "download?)", dd_safetensors_path(shard), dd_show(shown, name), w->path);
+            return dd_fail(err, DDIT_ERR_MISMATCH,
+                           "%s: found no tensor \"%s\", expected it because %s says so (shards of another "
+                           "download?)",
+                           dd_safetensors_path(shard), dd_show(shown, name), w->path);
         w->entries[w->count++] = entry;
     }
     return DDIT_OK;
@@ -189,8 +195,10 @@ static ddit_status look_in_folder(dd_weight_files *w, const char *folder, ddit_e
         dd_free(w->allocator, w->path);
         w->path = NULL;
     }
-    return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: found a folder without weights, expected %s, %s or their .index.json (was the download "
-                   "complete?)", folder, file_names[0], file_names[2]);
+    return dd_fail(err, DDIT_ERR_NOT_FOUND,
+                   "%s: found a folder without weights, expected %s, %s or their .index.json (was the download "
+                   "complete?)",
+                   folder, file_names[0], file_names[2]);
 }
 
 static bool ends_with(const char *text, const char *end) {
@@ -205,8 +213,10 @@ ddit_status dd_weight_files_open(dd_weight_files **out, const dd_allocator *a, c
     DD_TRY(dd_alloc(a, &w, 1, sizeof *w, "weight files", err));
     w->allocator = a;
     ddit_status status = DDIT_OK;
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) DD_GO(look_in_folder(w, path, err));
-    else DD_GO(dd_strdup(a, &w->path, path, err));
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        DD_GO(look_in_folder(w, path, err));
+    else
+        DD_GO(dd_strdup(a, &w->path, path, err));
     DD_GO(ends_with(w->path, ".json") ? open_index(w, err) : open_single(w, err));
     for (size_t i = 0; i < w->count; i++) w->bytes += w->entries[i]->bytes;
     *out = w;
@@ -237,9 +247,7 @@ const dd_tensor_entry *dd_weight_files_find(const dd_weight_files *files, const 
     return found ? *found : NULL;
 }
 
-static bool converts_to_float(dd_dtype dtype) {
-    return dd_to_f32(NULL, NULL, dtype, 0, NULL) == DDIT_OK;
-}
+static bool converts_to_float(dd_dtype dtype) { return dd_to_f32(NULL, NULL, dtype, 0, NULL) == DDIT_OK; }
 
 ddit_status dd_weight_files_need(const dd_weight_files *files, const char *name, int rank, const int64_t *shape,
                                  const dd_tensor_entry **out, ddit_err *err) {
@@ -248,15 +256,21 @@ ddit_status dd_weight_files_need(const dd_weight_files *files, const char *name,
     const dd_tensor_entry *entry = dd_weight_files_find(files, name);
     dd_shape_text(expected, sizeof expected, rank, shape);
     if (!entry)
-        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: found no tensor \"%s\", expected one of shape %s (is config.json the one of this file, "
-                       "and the file complete?)", files->path, name, expected);
+        return dd_fail(err, DDIT_ERR_MISMATCH,
+                       "%s: found no tensor \"%s\", expected one of shape %s (is config.json the one of this file, "
+                       "and the file complete?)",
+                       files->path, name, expected);
     if (entry->rank != rank || (rank > 0 && memcmp(entry->shape, shape, (size_t)rank * sizeof *shape) != 0))
-        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" at offset %" PRIu64 ": found shape %s, expected %s (is config.json the "
-                       "one of this file?)", dd_safetensors_path(entry->file), name, entry->offset,
+        return dd_fail(err, DDIT_ERR_MISMATCH,
+                       "%s: tensor \"%s\" at offset %" PRIu64 ": found shape %s, expected %s (is config.json the "
+                       "one of this file?)",
+                       dd_safetensors_path(entry->file), name, entry->offset,
                        dd_shape_text(found, sizeof found, entry->rank, entry->shape), expected);
     if (!converts_to_float(entry->dtype))
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: tensor \"%s\" at offset %" PRIu64 ": found dtype %s, expected F32, BF16, F16, F64, "
-                       "F8_E4M3 or F8_E5M2 (convert the file)", dd_safetensors_path(entry->file), name, entry->offset, entry->dtype_name);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                       "%s: tensor \"%s\" at offset %" PRIu64 ": found dtype %s, expected F32, BF16, F16, F64, "
+                       "F8_E4M3 or F8_E5M2 (convert the file)",
+                       dd_safetensors_path(entry->file), name, entry->offset, entry->dtype_name);
     *out = entry;
     return DDIT_OK;
 }
