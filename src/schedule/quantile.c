@@ -39,6 +39,6 @@ float dd_quantile(float *values, size_t count, float rho) {
     float upper = values[below + 1];
     for (size_t i = below + 2; i < count; i++)
         if (values[i] < upper) upper = values[i];
-    /* torch.lerp: from the nearer end */
-    return weight < 0.5f ? lower + weight * (upper - lower) : upper - (upper - lower) * (1.0f - weight);
+    /* torch.lerp: from the nearer end, with one rounding for product and sum */
+    return weight < 0.5f ? fmaf(weight, upper - lower, lower) : fmaf(weight - 1.0f, upper - lower, upper);
 }

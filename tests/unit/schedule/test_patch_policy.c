@@ -32,7 +32,7 @@ static void quantile_equals_torch(dd_test *t) {
         equal += s == expected;
         if (fabsf(s - expected) > 1e-7f * expected) dd_test_fail(t, __FILE__, __LINE__, "case %zu: %.9g, torch %.9g", i, s, expected);
     }
-    if (equal != (int)json_array_size(root)) printf("  %d of %zu bit-equal to torch\n", equal, json_array_size(root));
+    DD_CHECK(t, equal == (int)json_array_size(root)); /* holds for torch on processors with FMA */
     json_decref(root);
 }
 
@@ -91,7 +91,7 @@ static void check_case(dd_test *t, size_t number, const json_t *c) {
     DD_CHECK(t, isnan(stat[0]));
     for (int i = 1; i < DD_FACTOR_COUNT; i++) {
         const char *hex = json_string_value(json_array_get(expected, (size_t)i - 1));
-        DD_CHECK(t, hex ? fabsf(stat[i] - from_bits(hex)) <= 1e-7f * stat[i] : isnan(stat[i]));
+        DD_CHECK(t, hex ? stat[i] == from_bits(hex) : isnan(stat[i]));
     }
     bool right = true;
     for (size_t i = 0; i < DD_FACTOR_COUNT; i++)
