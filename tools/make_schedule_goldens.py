@@ -5,8 +5,8 @@
 
 noise.json     sigmas and times of FluxPipeline's scheduler (diffusers): a few in full, all step numbers 1..1000 as hashes
 quantile.json  torch.quantile in float32
-policy.json    decisions of auto and region on random statistics, written here from the definitions and not from the C; a case is
-               [seed, rows, cols, kind, steps, index, order, rho, tau, by hand, tau_steps, effective tau, sigma, sigma_min of
+policy.json    decisions of auto and region on random statistics, written here from the definitions and not from the C; a case
+               is [seed, rows, cols, kind, steps, index, order, rho, tau, by hand, tau_steps, effective tau, sigma, sigma_min of
                factor 2 and 4, allowed, statistic, layout string of region, cells of factor 1, 2, 4]
 
 float32 values are kept as the hexadecimal of their bits. Needs torch, numpy, diffusers (made with 2.13, 2.4, 0.42.1).
@@ -79,7 +79,7 @@ def noise_goldens():
     return cases
 
 
-# ---------------------------------------------------------------------------------------------- random numbers of tests/harness.c
+# ------------------------------------------------------------------------------------------ random numbers of tests/harness.c
 
 
 class Random:

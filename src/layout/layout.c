@@ -18,9 +18,10 @@ int dd_layout_max_cells(dd_grid grid) { return grid.rows * grid.cols; }
 ddit_status dd_layout_init(dd_layout *layout, const dd_allocator *a, dd_grid grid, ddit_err *err) {
     *layout = (dd_layout){.allocator = a};
     ddit_status status;
-    if (grid.rows < 1 || grid.cols < 1 || grid.patch < 1 || grid.rows > MAX_SIDE / grid.patch || grid.cols > MAX_SIDE / grid.patch ||
-        grid.rows > MAX_CELLS / grid.cols) {
-        status = dd_fail(err, DDIT_ERR_ARGUMENT, "a layout of %d x %d cells of %d latent pixels was asked for; 1 to %d pixels a side "
+    if (grid.rows < 1 || grid.cols < 1 || grid.patch < 1 || grid.rows > MAX_SIDE / grid.patch ||
+        grid.cols > MAX_SIDE / grid.patch || grid.rows > MAX_CELLS / grid.cols) {
+        status = dd_fail(err, DDIT_ERR_ARGUMENT,
+                         "a layout of %d x %d cells of %d latent pixels was asked for; 1 to %d pixels a side "
                          "and %d cells are possible", grid.rows, grid.cols, grid.patch, MAX_SIDE, MAX_CELLS);
         goto done;
     }
@@ -107,8 +108,8 @@ void dd_layout_set_choices(dd_layout *layout, const uint8_t *choice, const uint8
 /* The sentence for a character that does not fit. The text may have been cut or changed by hand in a trace. */
 static ddit_status wrong_character(ddit_err *err, const char *text, const char *at, const char *expected) {
     char found[DD_FOUND_SIZE];
-    return dd_fail(err, DDIT_ERR_ARGUMENT, "layout string, character %td: found %s, expected %s", at - text + 1, dd_found(found, at),
-                   expected);
+    return dd_fail(err, DDIT_ERR_ARGUMENT, "layout string, character %td: found %s, expected %s", at - text + 1,
+                   dd_found(found, at), expected);
 }
 
 /* Reads one 4p block at *at and marks it. */

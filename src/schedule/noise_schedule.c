@@ -49,8 +49,10 @@ ddit_status dd_noise_schedule_init(dd_noise_schedule *schedule, const dd_allocat
         float sigma = shifted(params, schedule->mu, even_grid(k, steps));
         /* A little over 1 is rounding; written so that NaN fails too. */
         if (!(sigma > 0 && sigma < 1.001f && (k == 0 || sigma <= schedule->sigma[k - 1]))) {
-            status = dd_fail(err, DDIT_ERR_FORMAT, "the scheduler's shift gives noise level %g at step %d of %d; levels must fall "
-                             "from 1 to 0; check shift, base_shift, max_shift and the two image_seq_len", (double)sigma, k, steps);
+            status = dd_fail(err, DDIT_ERR_FORMAT,
+                             "the scheduler's shift gives noise level %g at step %d of %d; levels must fall "
+                             "from 1 to 0; check shift, base_shift, max_shift and the two image_seq_len",
+                             (double)sigma, k, steps);
             goto done;
         }
         schedule->sigma[k] = sigma;

@@ -43,7 +43,8 @@ ddit_status dd_patch_decider_init(dd_patch_decider *decider, const dd_allocator 
     decider->tau_effective = dd_patch_policy_tau(policy, steps);
     ddit_status status = DDIT_OK;
     size_t blocks = (size_t)((grid.rows + 3) / 4) * (size_t)((grid.cols + 3) / 4);
-    DD_GO(dd_alloc(a, &decider->sorted, (size_t)(grid.rows / 2) * (size_t)(grid.cols / 2), sizeof(float), "the patch policy", err));
+    DD_GO(dd_alloc(a, &decider->sorted, (size_t)(grid.rows / 2) * (size_t)(grid.cols / 2), sizeof(float), "the patch policy",
+                   err));
     DD_GO(dd_alloc(a, &decider->choice, blocks, 1, "the patch policy", err));
     DD_GO(dd_alloc(a, &decider->quad, blocks, 4, "the patch policy", err));
     if (policy->kind == DD_PATCH_SCHEDULE)
@@ -84,7 +85,8 @@ static void decide_auto(const dd_patch_decider *d, const dd_patch_step *step, co
 
 /* Whether the cell (row, col) of a factor is whole and still below tau. */
 static bool still(const dd_patch_decider *d, const dd_patch_stats *stats, int row, int col) {
-    return row < stats->rows && col < stats->cols && (double)stats->std[(size_t)row * (size_t)stats->cols + (size_t)col] < d->tau_effective;
+    return row < stats->rows && col < stats->cols &&
+        (double)stats->std[(size_t)row * (size_t)stats->cols + (size_t)col] < d->tau_effective;
 }
 
 /* Top down: a still 4p block is one cell; else each still quadrant is one cell of factor 2. */
@@ -108,8 +110,8 @@ static ddit_status quantiles(dd_patch_decider *d, const dd_patch_step *step, flo
         if (i == 0 || !s->std) continue;
         int factor = dd_factor_at(i), rows = d->grid.rows / factor, cols = d->grid.cols / factor;
         if (s->rows != rows || s->cols != cols)
-            return dd_fail(err, DDIT_ERR_INTERNAL, "statistics of factor %d have %d x %d cells, expected %d x %d", factor, s->rows,
-                           s->cols, rows, cols);
+            return dd_fail(err, DDIT_ERR_INTERNAL, "statistics of factor %d have %d x %d cells, expected %d x %d", factor,
+                           s->rows, s->cols, rows, cols);
         size_t count = (size_t)rows * (size_t)cols;
         memcpy(d->sorted, s->std, count * sizeof *d->sorted);
         stat[i] = dd_quantile(d->sorted, count, (float)d->policy.rho);
@@ -117,8 +119,8 @@ static ddit_status quantiles(dd_patch_decider *d, const dd_patch_step *step, flo
     return DDIT_OK;
 }
 
-ddit_status dd_patch_decide(dd_patch_decider *decider, const dd_patch_step *step, dd_layout *layout, float stat[DD_FACTOR_COUNT],
-                            ddit_err *err) {
+ddit_status dd_patch_decide(dd_patch_decider *decider, const dd_patch_step *step, dd_layout *layout,
+                            float stat[DD_FACTOR_COUNT], ddit_err *err) {
     DD_TRY(quantiles(decider, step, stat, err));
     switch (decider->policy.kind) {
     case DD_PATCH_OFF: dd_layout_set_uniform(layout, 1); break;

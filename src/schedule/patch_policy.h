@@ -75,8 +75,8 @@ bool dd_patch_needs_stats(const dd_patch_decider *decider, int index, int factor
  * rho-quantile of the stds) of factor dd_factor_at(i), NaN where there are no stds. Factors without stds are no candidates of
  * auto and region, which therefore run factor 1 before step `order`.
  * Errors: DDIT_ERR_INTERNAL for stats whose shape is not the grid's. */
-ddit_status dd_patch_decide(dd_patch_decider *decider, const dd_patch_step *step, dd_layout *layout, float stat[DD_FACTOR_COUNT],
-                            ddit_err *err);
+ddit_status dd_patch_decide(dd_patch_decider *decider, const dd_patch_step *step, dd_layout *layout,
+                            float stat[DD_FACTOR_COUNT], ddit_err *err);
 
 /* torch.quantile(values, rho) with linear interpolation, float32; NaN if a value is NaN or count is 0. Reorders `values`. */
 float dd_quantile(float *values, size_t count, float rho);

@@ -41,11 +41,12 @@ static ddit_status unexpected(ddit_err *err, const char *text, const char *at, c
 static ddit_status parse_run(const char *text, const char **at, int total, int *factor, int *steps, ddit_err *err) {
     const char *p = dd_skip_blanks(*at), *start = p;
     if (*p == 'm')
-        return unexpected(err, text, p, "a factor (1, 2 or 4); mixed layouts cannot be written, replay them from a trace with @FILE");
+        return unexpected(err, text, p,
+                          "a factor (1, 2 or 4); mixed layouts cannot be written, replay them from a trace with @FILE");
     if (!dd_scan_count(&p, DD_MAX_STEPS, factor)) return unexpected(err, text, p, "a factor (1, 2 or 4), as in 1x3,2x20");
     if (dd_factor_index(*factor) < 0)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "schedule \"%.100s\", character %td: found factor %.*s, expected 1, 2 or 4", text,
-                       start - text + 1, (int)(p - start < 20 ? p - start : 20), start);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "schedule \"%.100s\", character %td: found factor %.*s, expected 1, 2 or 4",
+                       text, start - text + 1, (int)(p - start < 20 ? p - start : 20), start);
     p = dd_skip_blanks(p);
     if (*p == 'p') p = dd_skip_blanks(p + 1);
     if (*p != 'x' && *p != '*') return unexpected(err, text, p, "'x' between the factor and its number of steps, as in 2x20");
@@ -53,10 +54,12 @@ static ddit_status parse_run(const char *text, const char **at, int total, int *
     start = p;
     if (!dd_scan_count(&p, DD_MAX_STEPS, steps)) return unexpected(err, text, p, "a number of steps");
     if (*steps == 0)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "schedule \"%.100s\", character %td: found 0 steps, expected at least 1; leave the run "
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "schedule \"%.100s\", character %td: found 0 steps, expected at least 1; leave the run "
                        "out", text, start - text + 1);
     if (*steps > DD_MAX_STEPS - total)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "schedule \"%.100s\", character %td: found more than %d steps in all, expected at most "
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "schedule \"%.100s\", character %td: found more than %d steps in all, expected at most "
                        "that many", text, start - text + 1, DD_MAX_STEPS);
     *at = dd_skip_blanks(p);
     return DDIT_OK;
@@ -82,8 +85,8 @@ ddit_status dd_patch_schedule_parse(dd_patch_schedule *schedule, const dd_alloca
 ddit_status dd_patch_schedule_set_step(dd_patch_schedule *schedule, int index, const char *layout,
                                        const int64_t cells[DD_FACTOR_COUNT], ddit_err *err) {
     if (index < 0 || index >= schedule->count)
-        return dd_fail(err, DDIT_ERR_FORMAT, "step %d of a schedule of %d steps was given; expected 0 to %d", index, schedule->count,
-                       schedule->count - 1);
+        return dd_fail(err, DDIT_ERR_FORMAT, "step %d of a schedule of %d steps was given; expected 0 to %d", index,
+                       schedule->count, schedule->count - 1);
     int factor = 0;
     char *copy = NULL;
     if (layout) {
@@ -98,7 +101,8 @@ ddit_status dd_patch_schedule_set_step(dd_patch_schedule *schedule, int index, c
             factor = dd_factor_at(i);
         }
         if (kinds != 1 || negative)
-            return dd_fail(err, DDIT_ERR_FORMAT, "step %d has no layout string and %" PRId64 ", %" PRId64 ", %" PRId64 " cells of "
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "step %d has no layout string and %" PRId64 ", %" PRId64 ", %" PRId64 " cells of "
                            "factor 1, 2, 4; expected cells of exactly one factor", index, cells[0], cells[1], cells[2]);
     }
     dd_free(schedule->allocator, schedule->layout[index]);
@@ -118,7 +122,8 @@ ddit_status dd_patch_schedule_layout(const dd_patch_schedule *schedule, int inde
 ddit_status dd_patch_schedule_check(const dd_patch_schedule *schedule, int steps, const bool allowed[DD_FACTOR_COUNT],
                                     dd_layout *scratch, ddit_err *err) {
     if (schedule->count != steps)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "the schedule has %d steps and the run %d; they must agree (leave --steps out to take "
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "the schedule has %d steps and the run %d; they must agree (leave --steps out to take "
                        "the schedule's)", schedule->count, steps);
     for (int k = 0; k < steps; k++) {
         if (dd_patch_schedule_layout(schedule, k, scratch, err) != DDIT_OK) {
@@ -130,7 +135,8 @@ ddit_status dd_patch_schedule_check(const dd_patch_schedule *schedule, int steps
         }
         for (int i = 1; i < DD_FACTOR_COUNT; i++)
             if (scratch->cell_count[i] > 0 && !allowed[i])
-                return dd_fail(err, DDIT_ERR_ARGUMENT, "step %d of the schedule wants factor %d, which this run cannot use; load an "
+                return dd_fail(err, DDIT_ERR_ARGUMENT,
+                               "step %d of the schedule wants factor %d, which this run cannot use; load an "
                                "adapter that has it, or use --coarse free", k, dd_factor_at(i));
     }
     return DDIT_OK;

@@ -31,7 +31,8 @@ ddit_status dd_sigma_min_parse(double sigma_min[DD_FACTOR_COUNT], const char *te
         if (*at != ':') return unexpected(err, text, at, "':' between the factor and its lowest sigma");
         at = dd_skip_blanks(at + 1);
         start = at;
-        if (!dd_scan_decimal(&at, &values[i]) || values[i] > 1) return unexpected(err, text, start, "a sigma from 0 to 1, as in 0.3");
+        if (!dd_scan_decimal(&at, &values[i]) || values[i] > 1)
+            return unexpected(err, text, start, "a sigma from 0 to 1, as in 0.3");
         at = dd_skip_blanks(at);
         if (*at == '\0') break;
         if (*at != ',') return unexpected(err, text, at, "',' or the end");

@@ -85,7 +85,8 @@ static void random_choices(dd_grid g, uint64_t *state, uint8_t *choice, uint8_t 
 static bool same(const dd_layout *x, const dd_layout *y) {
     size_t n = (size_t)x->cell_total * 2;
     return x->cell_total == y->cell_total && memcmp(x->cell_count, y->cell_count, sizeof x->cell_count) == 0 &&
-           memcmp(x->origin, y->origin, n * sizeof *x->origin) == 0 && memcmp(x->position, y->position, n * sizeof *x->position) == 0;
+           memcmp(x->origin, y->origin, n * sizeof *x->origin) == 0 &&
+           memcmp(x->position, y->position, n * sizeof *x->position) == 0;
 }
 
 static void random_quadtrees(dd_test *t) {
@@ -165,7 +166,8 @@ static void malformed_strings(dd_test *t) {
 }
 
 static void refusals(dd_test *t) {
-    static const dd_grid bad[] = {{0, 4, 2}, {4, 0, 2}, {4, 4, 0}, {-1, 4, 2}, {1 << 20, 4, 2}, {1 << 14, 1 << 14, 2}, {4, INT32_MAX, 1}};
+    static const dd_grid bad[] = {{0, 4, 2}, {4, 0, 2}, {4, 4, 0}, {-1, 4, 2}, {1 << 20, 4, 2}, {1 << 14, 1 << 14, 2},
+                                  {4, INT32_MAX, 1}};
     dd_layout layout;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         DD_FAILS(t, dd_layout_init(&layout, &dd_allocator_libc, bad[i], &t->err), DDIT_ERR_ARGUMENT, "cells");

@@ -86,7 +86,8 @@ static void known_values(dd_test *t) {
     dd_noise_schedule_deinit(&s);
     p.use_dynamic_shifting = false;
     DD_NEED_OK(t, dd_noise_schedule_init(&s, &dd_allocator_libc, &p, 4, 4096, &t->err));
-    DD_CHECK(t, s.mu == 0 && s.sigma[0] == 1 && s.sigma[1] == 0.75f && s.sigma[2] == 0.5f && s.sigma[3] == 0.25f && s.sigma[4] == 0);
+    DD_CHECK(t, s.mu == 0 && s.sigma[0] == 1 && s.sigma[1] == 0.75f && s.sigma[2] == 0.5f && s.sigma[3] == 0.25f &&
+             s.sigma[4] == 0);
     dd_noise_schedule_deinit(&s);
 }
 

@@ -25,12 +25,14 @@ static void quantile_equals_torch(dd_test *t) {
     json_array_foreach(root, i, c) {
         uint64_t state = (uint64_t)json_integer_value(json_array_get(c, 0));
         size_t count = (size_t)json_integer_value(json_array_get(c, 1));
-        float rho = (float)json_number_value(json_array_get(c, 2)), expected = from_bits(json_string_value(json_array_get(c, 3)));
+        float rho = (float)json_number_value(json_array_get(c, 2));
+        float expected = from_bits(json_string_value(json_array_get(c, 3)));
         float values[3000];
         fill(&state, 0.01f, values, count);
         float s = dd_quantile(values, count, rho);
         equal += s == expected;
-        if (fabsf(s - expected) > 1e-7f * expected) dd_test_fail(t, __FILE__, __LINE__, "case %zu: %.9g, torch %.9g", i, s, expected);
+        if (fabsf(s - expected) > 1e-7f * expected)
+            dd_test_fail(t, __FILE__, __LINE__, "case %zu: %.9g, torch %.9g", i, s, expected);
     }
     DD_CHECK(t, equal == (int)json_array_size(root)); /* holds for torch on processors with FMA */
     json_decref(root);
@@ -70,12 +72,14 @@ static void check_case(dd_test *t, size_t number, const json_t *c) {
     dd_test_allocator_init(&counter);
     dd_patch_decider decider;
     dd_layout layout;
-    DD_NEED_OK(t, dd_patch_decider_init(&decider, &counter.allocator, &policy, (int)json_integer_value(json_array_get(c, 4)), grid, &t->err));
+    DD_NEED_OK(t, dd_patch_decider_init(&decider, &counter.allocator, &policy, (int)json_integer_value(json_array_get(c, 4)),
+                                        grid, &t->err));
     DD_NEED_OK(t, dd_layout_init(&layout, &counter.allocator, grid, &t->err));
     double effective = json_number_value(json_array_get(c, 11));
     DD_CHECK(t, fabs(decider.tau_effective - effective) <= 1e-14 * effective);
 
-    dd_patch_step step = {.index = (int)json_integer_value(json_array_get(c, 5)), .sigma = from_bits(json_string_value(json_array_get(c, 12)))};
+    dd_patch_step step = {.index = (int)json_integer_value(json_array_get(c, 5)),
+                          .sigma = from_bits(json_string_value(json_array_get(c, 12)))};
     float stds[DD_FACTOR_COUNT][128], stat[DD_FACTOR_COUNT];
     const json_t *expected = json_array_get(c, 15);
     for (int i = 1; i < DD_FACTOR_COUNT; i++) {
@@ -99,8 +103,8 @@ static void check_case(dd_test *t, size_t number, const json_t *c) {
     char text[256] = "";
     if (policy.kind == DD_PATCH_REGION) dd_layout_to_string(&layout, text);
     if (!right || strcmp(text, json_string_value(json_array_get(c, 16))) != 0)
-        dd_test_fail(t, __FILE__, __LINE__, "case %zu: cells %d %d %d, layout %s", number, layout.cell_count[0], layout.cell_count[1],
-                     layout.cell_count[2], text);
+        dd_test_fail(t, __FILE__, __LINE__, "case %zu: cells %d %d %d, layout %s", number, layout.cell_count[0],
+                     layout.cell_count[1], layout.cell_count[2], text);
     dd_layout_deinit(&layout);
     dd_patch_decider_deinit(&decider);
     DD_CHECK(t, counter.live == 0);
@@ -227,7 +231,8 @@ static void off_and_schedule(dd_test *t) {
     DD_CHECK(t, decided(t, &b) == 1);
     bench_deinit(&b);
     dd_patch_decider d;
-    DD_FAILS(t, dd_patch_decider_init(&d, &dd_allocator_libc, &p, 49, small, &t->err), DDIT_ERR_ARGUMENT, "50 steps and the run 49");
+    DD_FAILS(t, dd_patch_decider_init(&d, &dd_allocator_libc, &p, 49, small, &t->err), DDIT_ERR_ARGUMENT,
+             "50 steps and the run 49");
     DD_CHECK(t, !d.allocator);
     p.allowed[2] = false;
     DD_FAILS(t, dd_patch_decider_init(&d, &dd_allocator_libc, &p, 50, small, &t->err), DDIT_ERR_ARGUMENT, "wants factor 4");
@@ -301,12 +306,18 @@ static void sigma_min_lists(dd_test *t) {
     static const struct {
         const char *text, *complaint;
     } bad[] = {
-        {"", "character 1: found the end, expected a factor"}, {"1:0.3", "character 1: found '1', expected a factor"},
-        {"2=0.3", "character 2: found '=', expected ':'"},      {"2:", "character 3: found the end, expected a sigma"},
-        {"2:1.5", "character 3: found '1', expected a sigma"},  {"2:-0.5", "character 3: found '-'"},
-        {"2:0.3,", "character 7: found the end"},               {"2:0.3,2:0.4", "character 7: found '2', expected each factor once"},
-        {"2:0.3 4:0.9", "character 7: found '4', expected ','"}, {"none2", "character 5: found '2', expected the end"},
-        {"2:nan", "character 3: found 'n'"},                    {"2:1e-3", "character 4: found 'e'"},
+        {"", "character 1: found the end, expected a factor"},
+        {"1:0.3", "character 1: found '1', expected a factor"},
+        {"2=0.3", "character 2: found '=', expected ':'"},
+        {"2:", "character 3: found the end, expected a sigma"},
+        {"2:1.5", "character 3: found '1', expected a sigma"},
+        {"2:-0.5", "character 3: found '-'"},
+        {"2:0.3,", "character 7: found the end"},
+        {"2:0.3,2:0.4", "character 7: found '2', expected each factor once"},
+        {"2:0.3 4:0.9", "character 7: found '4', expected ','"},
+        {"none2", "character 5: found '2', expected the end"},
+        {"2:nan", "character 3: found 'n'"},
+        {"2:1e-3", "character 4: found 'e'"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         DD_FAILS(t, dd_sigma_min_parse(v, bad[i].text, &t->err), DDIT_ERR_ARGUMENT, bad[i].complaint);

@@ -82,7 +82,8 @@ static void refuses(dd_test *t) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dd_patch_schedule s;
-        DD_FAILS(t, dd_patch_schedule_parse(&s, &dd_allocator_libc, cases[i].text, &t->err), DDIT_ERR_ARGUMENT, cases[i].complaint);
+        DD_FAILS(t, dd_patch_schedule_parse(&s, &dd_allocator_libc, cases[i].text, &t->err), DDIT_ERR_ARGUMENT,
+                 cases[i].complaint);
         DD_CHECK(t, !s.allocator && !s.factor && s.count == 0);
         dd_patch_schedule_deinit(&s);
     }
@@ -96,7 +97,8 @@ static void steps_of_a_trace(dd_test *t) {
     DD_OK(t, dd_patch_schedule_set_step(&s, 2, "(2222)444", NULL, &t->err));
     DD_OK(t, dd_patch_schedule_set_step(&s, 3, "4444", NULL, &t->err));
     DD_OK(t, dd_patch_schedule_set_step(&s, 3, NULL, (const int64_t[]){0, 16, 0}, &t->err));
-    DD_FAILS(t, dd_patch_schedule_set_step(&s, 3, NULL, (const int64_t[]){4, 16, 0}, &t->err), DDIT_ERR_FORMAT, "step 3 has no layout");
+    DD_FAILS(t, dd_patch_schedule_set_step(&s, 3, NULL, (const int64_t[]){4, 16, 0}, &t->err), DDIT_ERR_FORMAT,
+             "step 3 has no layout");
     DD_FAILS(t, dd_patch_schedule_set_step(&s, 3, NULL, (const int64_t[]){0, 0, 0}, &t->err), DDIT_ERR_FORMAT, "exactly one");
     DD_FAILS(t, dd_patch_schedule_set_step(&s, 3, NULL, (const int64_t[]){0, -1, 0}, &t->err), DDIT_ERR_FORMAT, "exactly one");
     DD_FAILS(t, dd_patch_schedule_set_step(&s, 4, "4444", NULL, &t->err), DDIT_ERR_FORMAT, "expected 0 to 3");
@@ -107,7 +109,8 @@ static void steps_of_a_trace(dd_test *t) {
     static const bool all[] = {true, true, true}, no_two[] = {true, false, true};
     DD_OK(t, dd_patch_schedule_check(&s, 4, all, &layout, &t->err));
     DD_FAILS(t, dd_patch_schedule_check(&s, 5, all, &layout, &t->err), DDIT_ERR_ARGUMENT, "has 4 steps and the run 5");
-    DD_FAILS(t, dd_patch_schedule_check(&s, 4, no_two, &layout, &t->err), DDIT_ERR_ARGUMENT, "step 1 of the schedule wants factor 2");
+    DD_FAILS(t, dd_patch_schedule_check(&s, 4, no_two, &layout, &t->err), DDIT_ERR_ARGUMENT,
+             "step 1 of the schedule wants factor 2");
     DD_OK(t, dd_patch_schedule_layout(&s, 1, &layout, &t->err));
     DD_CHECK(t, layout.cell_count[0] == 8 && layout.cell_count[1] == 2 && layout.cell_count[2] == 3);
     DD_OK(t, dd_patch_schedule_layout(&s, 3, &layout, &t->err));
@@ -119,7 +122,8 @@ static void steps_of_a_trace(dd_test *t) {
     dd_layout_deinit(&layout);
 
     DD_NEED_OK(t, dd_layout_init(&layout, &dd_allocator_libc, (dd_grid){8, 6, 2}, &t->err)); /* another picture */
-    DD_FAILS(t, dd_patch_schedule_check(&s, 4, all, &layout, &t->err), DDIT_ERR_MISMATCH, "step 1 of the schedule does not fit");
+    DD_FAILS(t, dd_patch_schedule_check(&s, 4, all, &layout, &t->err), DDIT_ERR_MISMATCH,
+             "step 1 of the schedule does not fit");
     DD_CHECK(t, t->err.code == DDIT_ERR_MISMATCH && strstr(t->err.text, "character"));
     dd_patch_schedule_record(&s, 1, 0);
     DD_FAILS(t, dd_patch_schedule_check(&s, 4, all, &layout, &t->err), DDIT_ERR_MISMATCH, "not kept");
