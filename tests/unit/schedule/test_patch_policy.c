@@ -205,6 +205,8 @@ static void region_by_hand(dd_test *t) {
     decided(t, &b);
     dd_layout_to_string(&b.layout, text);
     DD_CHECK(t, strcmp(text, "4(2111)(1112)(1111)") == 0);
+    b.decider.tau_effective = 0.0005f; /* equal is not below */
+    DD_CHECK(t, decided(t, &b) == 1);
     bench_deinit(&b);
 }
 
