@@ -116,9 +116,11 @@ ddit_status dd_cpu_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_e
         double group_mean, factor;
         join_group(&job, chunks, first, width, a->eps, &group_mean, &factor);
         for (int64_t c = first; c < first + width; c++) {
+            double weight = a->weight ? (double)((const float *)a->weight->data)[c] : 1.0;
             mean[c] = (float)group_mean;
-            gain[c] = (float)factor * (a->weight ? ((const float *)a->weight->data)[c] : 1.0f);
-            bias[c] = a->bias ? ((const float *)a->bias->data)[c] : 0.0f;
+            gain[c] = (float)(factor * weight);
+            double rounded_off = (mean[c] - group_mean) * factor * weight; /* matters where |mean| is far above the deviation */
+            bias[c] = (float)(rounded_off + (a->bias ? (double)((const float *)a->bias->data)[c] : 0.0));
         }
     }
     const map_job apply = {dd_cpu_of(b)->kernels, {a->y, a->x, mean, gain, bias, a->activation}};
