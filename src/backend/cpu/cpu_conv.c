@@ -280,15 +280,15 @@ void dd_cpu_conv_weight_free(dd_backend *b, dd_weight *weight) {
 
 /* ------------------------------------------------------------------------------------------------ running */
 
-/* Rows of a strip: about 64 million multiplications and additions, so that a strip takes some tenths of a millisecond and a
- * picture gives work to many threads. */
+/* Rows of a strip: a sixteenth of the picture, so that there is work for many threads, but at least 8 million floating-point
+ * operations, beside which a call costs little, and at most 64 million. Taller strips were not faster. */
 static int64_t strip_rows(const dd_conv2d_args *a) {
     const dd_weight_info *info = &((const conv_weight *)a->w)->info;
     double row = 2.0 * (double)a->width * (double)info->in * (double)info->out * info->kh * info->kw;
-    int64_t rows = (int64_t)(64e6 / row) + 1;
-#ifdef DD_STRIP
-    rows = DD_STRIP();
-#endif
+    double strip = row * (double)a->height / 16.0;
+    strip = strip < 8e6 ? 8e6 : strip > 64e6 ? 64e6 : strip;
+    int64_t rows = (int64_t)(strip / row + 0.5);
+    if (rows < 1) rows = 1;
     return rows < a->height ? rows : a->height;
 }
 
