@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/factor_list.h"
 #include "format/json_read.h"
 
 enum { NAME_SIZE = 320, MAX_WIDTH = 65536 };
@@ -16,39 +17,6 @@ static bool parse_number(const char *text, size_t length, double *out) {
     if (ok) *out = json_number_value(value);
     json_decref(value);
     return ok;
-}
-
-/* One "2:0.3" of a list. */
-static bool parse_floor(float sigma_min[DD_ADAPTER_FACTORS], const char *text, size_t length) {
-    while (length > 0 && *text == ' ') text++, length--;
-    while (length > 0 && text[length - 1] == ' ') length--;
-    double value;
-    if (length < 3 || (text[0] != '2' && text[0] != '4') || text[1] != ':') return false;
-    if (!parse_number(text + 2, length - 2, &value) || !(value >= 0 && value <= 1)) return false;
-    float *place = &sigma_min[text[0] == '2' ? 1 : 2];
-    if (*place >= 0) return false; /* named twice */
-    *place = (float)value;
-    return true;
-}
-
-ddit_status dd_sigma_min_parse(float sigma_min[DD_ADAPTER_FACTORS], const char *text, ddit_err *err) {
-    char shown[DD_SHOW_SIZE];
-    bool ok = true;
-    const char *rest = text;
-    for (int i = 0; i < DD_ADAPTER_FACTORS; i++) sigma_min[i] = -1;
-    if (text[0] == '\0' || strcmp(text, "none") == 0) rest = NULL;
-    while (rest && ok) {
-        size_t length = strcspn(rest, ",");
-        ok = parse_floor(sigma_min, rest, length);
-        if (ok) rest = rest[length] == ',' ? rest + length + 1 : NULL;
-    }
-    for (int i = 0; i < DD_ADAPTER_FACTORS; i++)
-        if (!ok || sigma_min[i] < 0) sigma_min[i] = 0;
-    if (ok) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_ARGUMENT,
-                   "found \"%s\" in the list of smallest sigmas, expected factors 2 and 4 with numbers from 0 to "
-                   "1 such as 2:0.3,4:0.9, or none",
-                   dd_show(shown, rest));
 }
 
 /* Metadata. The first failure stays in `status`, as in json_read.h. */
@@ -136,7 +104,7 @@ static ddit_status read_metadata(dd_adapter *adapter, ddit_err *err) {
     read_residual(adapter, &r);
     DD_TRY(r.status);
     const char *floors = meta_string(&r, "sigma_min");
-    if (dd_sigma_min_parse(adapter->sigma_min, floors, NULL) == DDIT_OK) return DDIT_OK;
+    if (floors[0] == '\0' || dd_sigma_min_parse(adapter->sigma_min, floors, NULL) == DDIT_OK) return DDIT_OK;
     fail_meta(&r, DDIT_ERR_FORMAT, "sigma_min", floors, "factors with numbers from 0 to 1 such as 2:0.3,4:0.9");
     return r.status;
 }

@@ -34,7 +34,7 @@ typedef struct dd_adapter {
     float tau, rho;                               /* NaN if the file does not say */
     int tau_steps;                                /* steps for which tau was found; 50 if absent */
     float tau_region;                             /* tau if absent */
-    float sigma_min[DD_ADAPTER_FACTORS];          /* factor k is a candidate only while sigma >= this; 0: always */
+    double sigma_min[DD_ADAPTER_FACTORS];         /* factor k is a candidate only while sigma >= this; 0: always */
     int text_tokens;                              /* text rows it was trained with; 0: all */
     dd_adapter_factor factor[DD_ADAPTER_FACTORS]; /* [0] is never present */
 } dd_adapter;
@@ -58,9 +58,5 @@ ddit_status dd_adapter_check(const dd_adapter *adapter, const dd_flux_config *mo
  * *down = A [r, in], *up = B [out, r]. False if there is none. */
 bool dd_adapter_lora(const dd_adapter *adapter, int factor, const char *module, const dd_tensor_entry **down,
                      const dd_tensor_entry **up);
-
-/* "2:0.3,4:0.9" (or "" or "none": all 0) into sigma_min, by index of the factor; what is not named is 0. Spaces are accepted.
- * Error: DDIT_ERR_ARGUMENT with the offending part and the form expected; sigma_min is then all 0. */
-ddit_status dd_sigma_min_parse(float sigma_min[DD_ADAPTER_FACTORS], const char *text, ddit_err *err);
 
 #endif

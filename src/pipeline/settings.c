@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/factor_list.h"
 #include "pipeline/pipeline.h"
 #include "tokenizer/utf8.h"
 
@@ -90,10 +91,10 @@ static ddit_status resolve_rule(dd_settings *s, const ddit_model *m, const ddit_
     policy->tau_steps = has_adapter ? m->adapter.tau_steps : 50;
     policy->rho = !isnan(p->rho) ? p->rho : has_adapter && !isnan(m->adapter.rho) ? (double)m->adapter.rho : DEFAULT_RHO;
     policy->order = first_set(p->order, has_adapter ? m->adapter.order : 0, DD_MAX_ORDER);
-    float floors[DD_FACTOR_COUNT] = {0};
+    double floors[DD_FACTOR_COUNT] = {0};
     if (p->sigma_min) DD_TRY(dd_sigma_min_parse(floors, p->sigma_min, err));
     for (int f = 0; f < DD_FACTOR_COUNT; f++)
-        policy->sigma_min[f] = p->sigma_min ? (double)floors[f] : has_adapter ? (double)m->adapter.sigma_min[f] : 0.0;
+        policy->sigma_min[f] = p->sigma_min ? floors[f] : has_adapter ? m->adapter.sigma_min[f] : 0.0;
     return DDIT_OK;
 }
 

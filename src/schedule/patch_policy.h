@@ -81,8 +81,4 @@ ddit_status dd_patch_decide(dd_patch_decider *decider, const dd_patch_step *step
 /* torch.quantile(values, rho) with linear interpolation, float32; NaN if a value is NaN or count is 0. Reorders `values`. */
 float dd_quantile(float *values, size_t count, float rho);
 
-/* Reads `2:0.3,4:0.9` (blanks accepted; a factor left out gets 0) or `none` into sigma_min.
- * Errors: DDIT_ERR_ARGUMENT with the position, what was found and expected; sigma_min is then unchanged. */
-ddit_status dd_sigma_min_parse(double sigma_min[DD_FACTOR_COUNT], const char *text, ddit_err *err);
-
 #endif

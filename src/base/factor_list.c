@@ -1,4 +1,4 @@
-#include "schedule/patch_policy.h"
+#include "base/factor_list.h"
 
 #include <string.h>
 
@@ -10,9 +10,11 @@ static ddit_status unexpected(ddit_err *err, const char *text, const char *at, c
                    dd_found(found, at), expected);
 }
 
-ddit_status dd_sigma_min_parse(double sigma_min[DD_FACTOR_COUNT], const char *text, ddit_err *err) {
-    double values[DD_FACTOR_COUNT] = {0};
-    bool seen[DD_FACTOR_COUNT] = {false};
+static int index_of(int factor) { return factor == 2 ? 1 : factor == 4 ? 2 : -1; }
+
+ddit_status dd_sigma_min_parse(double sigma_min[DD_FACTOR_LIST_SIZE], const char *text, ddit_err *err) {
+    double values[DD_FACTOR_LIST_SIZE] = {0};
+    bool seen[DD_FACTOR_LIST_SIZE] = {false};
     const char *at = dd_skip_blanks(text);
     if (strncmp(at, "none", 4) == 0) {
         at = dd_skip_blanks(at + 4);
@@ -23,7 +25,7 @@ ddit_status dd_sigma_min_parse(double sigma_min[DD_FACTOR_COUNT], const char *te
     for (;; at++) { /* over the comma */
         at = dd_skip_blanks(at);
         const char *start = at;
-        int factor, i = dd_scan_count(&at, DD_MAX_STEPS, &factor) ? dd_factor_index(factor) : -1;
+        int factor, i = dd_scan_count(&at, 9, &factor) ? index_of(factor) : -1;
         if (i < 1) return unexpected(err, text, start, "a factor (2 or 4), as in 2:0.3,4:0.9, or none");
         if (seen[i]) return unexpected(err, text, start, "each factor once");
         seen[i] = true;
