@@ -10,8 +10,7 @@
 #include "base/mapped_file.h"
 #include "tensor/tensor.h"
 
-/* A dtype that the format knows and ddit does not compute with (F4, F8_E8M0, C64 ...): the entry is valid, its use is refused.
- */
+/* A dtype that the format knows and ddit does not compute with (F4, F8_E8M0, C64 ...): the entry is valid, use is refused. */
 #define DD_DTYPE_OTHER DD_DTYPE_COUNT
 
 typedef struct dd_safetensors dd_safetensors;
@@ -59,8 +58,7 @@ const char *dd_safetensors_metadata(const dd_safetensors *file, const char *key)
 size_t dd_safetensors_metadata_count(const dd_safetensors *file);
 void dd_safetensors_metadata_at(const dd_safetensors *file, size_t index, const char **key, const char **value);
 
-/* Tells the system that the tensor's pages need not stay resident: after its values were packed elsewhere. They stay readable.
- */
+/* Tells the system that the tensor's pages need not stay resident: its values were packed elsewhere. They stay readable. */
 void dd_tensor_entry_release(const dd_tensor_entry *entry);
 
 /* "[3072, 64]" into text, cut with "..." if it does not fit; size >= 8. Returns text. */

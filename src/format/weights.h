@@ -28,8 +28,7 @@ const dd_tensor_entry *dd_weight_files_find(const dd_weight_files *files, const 
 uint64_t dd_weight_files_bytes(const dd_weight_files *files);
 
 /* The tensor of that name with exactly that shape and a dtype that converts to float. *out is NULL on failure.
- * Errors: DDIT_ERR_MISMATCH (missing or misshapen), DDIT_ERR_UNSUPPORTED (dtype): file, tensor, found, expected, likely cure.
- */
+ * Errors: DDIT_ERR_MISMATCH (missing or misshapen), DDIT_ERR_UNSUPPORTED (dtype): file, tensor, found, expected, cure. */
 ddit_status dd_weight_files_need(const dd_weight_files *files, const char *name, int rank, const int64_t *shape,
                                  const dd_tensor_entry **out, ddit_err *err);
 
