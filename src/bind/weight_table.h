@@ -75,7 +75,7 @@ typedef struct dd_part_bytes {
 } dd_part_bytes;
 
 /* Writes rows[i] of the [vocabulary, width] table as float32 to out [count, width]. Reads the mapped file only where needed and
- * gives its pages back afterwards. Error: DDIT_ERR_MISMATCH for an id outside the table: the tokenizer belongs to another model. */
+ * gives its pages back afterwards. Error: DDIT_ERR_MISMATCH for an id outside the table (the tokenizer is another model's). */
 ddit_status dd_embedding_rows(const dd_tensor_entry *table, const int32_t *ids, int64_t count, float *out, ddit_err *err);
 
 #endif

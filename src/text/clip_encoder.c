@@ -72,17 +72,19 @@ static ddit_status walk_weights(dd_clip_encoder *encoder, const dd_clip_config *
 static ddit_status find_embeddings(dd_clip_encoder *e, const dd_weight_files *files, const char *stem, ddit_err *err) {
     char name[64];
     snprintf(name, sizeof name, "%sembeddings.token_embedding.weight", stem);
-    DD_TRY(dd_weight_files_need(files, name, 2, (int64_t[]){e->config.vocab_size, e->config.hidden_size}, &e->token_embedding, err));
+    const int64_t tokens[] = {e->config.vocab_size, e->config.hidden_size};
+    const int64_t positions[] = {e->config.max_position_embeddings, e->config.hidden_size};
+    DD_TRY(dd_weight_files_need(files, name, 2, tokens, &e->token_embedding, err));
     snprintf(name, sizeof name, "%sembeddings.position_embedding.weight", stem);
-    return dd_weight_files_need(files, name, 2, (int64_t[]){e->config.max_position_embeddings, e->config.hidden_size},
-                                &e->position_embedding, err);
+    return dd_weight_files_need(files, name, 2, positions, &e->position_embedding, err);
 }
 
 static ddit_status load_weights(dd_clip_encoder *e, const dd_weight_files *files, ddit_err *err) {
     /* transformers 5 writes the names without the prefix that every earlier version wrote */
     const char *stem = dd_weight_files_find(files, "text_model.final_layer_norm.weight") ? "text_model." : "";
     DD_TRY(find_embeddings(e, files, stem, err));
-    DD_TRY(dd_alloc(e->backend->allocator, &e->layers, (size_t)e->config.num_hidden_layers, sizeof *e->layers, "the CLIP layers", err));
+    size_t layers = (size_t)e->config.num_hidden_layers;
+    DD_TRY(dd_alloc(e->backend->allocator, &e->layers, layers, sizeof *e->layers, "the CLIP layers", err));
     DD_TRY(walk_weights(NULL, &e->config, &e->loader, stem, err));
     DD_TRY(dd_weight_loader_begin(&e->loader, e->backend, files, err));
     DD_TRY(walk_weights(e, &e->config, &e->loader, stem, err));
@@ -107,7 +109,9 @@ static uint64_t lay_out(clip_buffers *b, const dd_clip_config *c, dd_dtype act, 
     return plan.largest;
 }
 
-static uint64_t row_values(const dd_clip_config *c) { return 2 * (uint64_t)c->max_position_embeddings * (uint64_t)c->hidden_size; }
+static uint64_t row_values(const dd_clip_config *c) {
+    return 2 * (uint64_t)c->max_position_embeddings * (uint64_t)c->hidden_size;
+}
 
 dd_part_bytes dd_clip_encoder_bytes(const dd_clip_config *config, dd_dtype activation) {
     dd_weight_loader l = {.pass = DD_PASS_COUNT, .activation = activation};
@@ -124,7 +128,8 @@ static ddit_status take_memory(dd_clip_encoder *e, ddit_err *err) {
     uint64_t bytes = lay_out(&e->buffers, &e->config, act, NULL);
     DD_TRY(dd_op_alloc(e->backend, &e->memory, (size_t)bytes, "the CLIP encoder's activations", err));
     lay_out(&e->buffers, &e->config, act, e->memory);
-    return dd_alloc_raw(e->backend->allocator, &e->rows, (size_t)row_values(&e->config), sizeof(float), "the CLIP embeddings", err);
+    return dd_alloc_raw(e->backend->allocator, &e->rows, (size_t)row_values(&e->config), sizeof(float), "the CLIP embeddings",
+                        err);
 }
 
 ddit_status dd_clip_encoder_open(dd_clip_encoder **out, dd_backend *backend, const dd_weight_files *files,
@@ -202,9 +207,11 @@ static ddit_status attention(const dd_clip_encoder *e, const clip_layer *layer, 
     DD_TRY(linear(e, b->q, b->h, layer->q, DD_ACTIVATION_NONE, NULL, err));
     DD_TRY(linear(e, b->k, b->h, layer->k, DD_ACTIVATION_NONE, NULL, err));
     DD_TRY(linear(e, b->v, b->h, layer->v, DD_ACTIVATION_NONE, NULL, err));
-    DD_TRY(dd_op_attention(e->backend, &(dd_attention_args){.out = b->h, .q = b->q, .k = b->k, .v = b->v,
-                                                            .heads = e->config.num_attention_heads,
-                                                            .scale = 1.0f / sqrtf((float)e->config.head_dim), .causal = true}, err));
+    DD_TRY(dd_op_attention(e->backend,
+                           &(dd_attention_args){.out = b->h, .q = b->q, .k = b->k, .v = b->v,
+                                                .heads = e->config.num_attention_heads,
+                                                .scale = 1.0f / sqrtf((float)e->config.head_dim), .causal = true},
+                           err));
     return linear(e, b->x, b->h, layer->out, DD_ACTIVATION_NONE, &b->x, err);
 }
 

@@ -23,8 +23,8 @@ void dd_clip_encoder_close(dd_clip_encoder *encoder); /* NULL accepted */
 
 /* ids [max_position_embeddings] (77), begin and end of text and padding included -> pooled [hidden_size] float32, host memory.
  * The pooled row is the final layer norm of the first position that holds the end-of-text id (of the largest id where the
- * configuration has the legacy eos_token_id 2; of position 0 if there is none). Positions after it are not computed: with a causal
- * mask nothing sees them. Error: DDIT_ERR_MISMATCH for an id outside the vocabulary. */
+ * configuration has the legacy eos_token_id 2; of position 0 if there is none). Positions after it are not computed: with a
+ * causal mask it does not see them. Error: DDIT_ERR_MISMATCH for an id outside the vocabulary. */
 ddit_status dd_clip_encoder_encode(dd_clip_encoder *encoder, const int32_t *ids, float *pooled, ddit_err *err);
 
 /* What an encoder on a backend with this activation dtype takes, before it is opened. */

@@ -138,10 +138,11 @@ int dd_t5_position_bucket(int relative, int buckets, int max_distance) {
     return side + (bucket < half ? bucket : half - 1);
 }
 
-/* bias[head, i, j] = table[bucket(j - i), head]: every row of a head is a piece of one line over the 2N - 1 relative positions. */
+/* bias[head, i, j] = table[bucket(j - i), head]: every row of a head is a piece of one line over 2N - 1 relative positions. */
 static void fill_head_bias(float *bias, float *line, const float *table, int head, const dd_t5_config *c, int64_t n) {
+    int buckets = c->relative_attention_num_buckets, max_distance = c->relative_attention_max_distance;
     for (int64_t r = 0; r < 2 * n - 1; r++) {
-        int bucket = dd_t5_position_bucket((int)(r - (n - 1)), c->relative_attention_num_buckets, c->relative_attention_max_distance);
+        int bucket = dd_t5_position_bucket((int)(r - (n - 1)), buckets, max_distance);
         line[r] = table[bucket * c->num_heads + head];
     }
     for (int64_t i = 0; i < n; i++) memcpy(bias + i * n, line + (n - 1 - i), (size_t)n * sizeof(float));
@@ -153,7 +154,8 @@ static ddit_status load_bias(dd_t5_encoder *e, const dd_weight_files *files, ddi
     const int64_t shape[] = {c->relative_attention_num_buckets, c->num_heads}, n = e->length;
     size_t head_bytes = (size_t)n * (size_t)n * sizeof(float);
     const dd_tensor_entry *entry;
-    DD_TRY(dd_weight_files_need(files, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 2, shape, &entry, err));
+    const char *name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+    DD_TRY(dd_weight_files_need(files, name, 2, shape, &entry, err));
     float *table;
     DD_TRY(dd_alloc_raw(a, &table, (size_t)bias_scratch_values(c, n), sizeof(float), "the position bias", err));
     float *line = table + shape[0] * shape[1], *bias = line + 2 * n - 1;
@@ -178,11 +180,12 @@ static ddit_status take_memory(dd_t5_encoder *e, ddit_err *err) {
     return DDIT_OK;
 }
 
-ddit_status dd_t5_encoder_open(dd_t5_encoder **out, dd_backend *backend, const dd_weight_files *files, const dd_t5_config *config,
-                               int length, ddit_err *err) {
+ddit_status dd_t5_encoder_open(dd_t5_encoder **out, dd_backend *backend, const dd_weight_files *files,
+                               const dd_t5_config *config, int length, ddit_err *err) {
     dd_t5_encoder *e;
     *out = NULL;
-    if (length < 1) return dd_fail(err, DDIT_ERR_ARGUMENT, "found %d text tokens for the T5 encoder, expected at least 1", length);
+    if (length < 1)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "found %d text tokens for the T5 encoder, expected at least 1", length);
     DD_TRY(dd_alloc(backend->allocator, &e, 1, sizeof *e, "the T5 encoder", err));
     e->backend = backend;
     e->config = *config;
@@ -233,8 +236,10 @@ static ddit_status attention(const dd_t5_encoder *e, const t5_block *block, ddit
     DD_TRY(linear(e, b->q, b->h, block->q, err));
     DD_TRY(linear(e, b->k, b->h, block->k, err));
     DD_TRY(linear(e, b->v, b->h, block->v, err));
-    DD_TRY(dd_op_attention(e->backend, &(dd_attention_args){.out = b->heads, .q = b->q, .k = b->k, .v = b->v,
-                                                            .heads = e->config.num_heads, .scale = 1.0f, .bias = &b->bias}, err));
+    DD_TRY(dd_op_attention(e->backend,
+                           &(dd_attention_args){.out = b->heads, .q = b->q, .k = b->k, .v = b->v, .heads = e->config.num_heads,
+                                                .scale = 1.0f, .bias = &b->bias},
+                           err));
     return add_linear(e, b->heads, block->o, err);
 }
 

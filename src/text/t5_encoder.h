@@ -15,11 +15,11 @@
 typedef struct dd_t5_encoder dd_t5_encoder;
 
 /* Prepares the weights for sequences of exactly `length` tokens and takes all memory that encode needs. Backend and files are
- * borrowed and must outlive the encoder: the embedding table ("shared.weight" or "encoder.embed_tokens.weight") stays in the files.
- * Errors: DDIT_ERR_ARGUMENT (length < 1), those of dd_weight_files_need (a tensor is missing or misshapen), memory. *out is NULL on
- * failure. */
-ddit_status dd_t5_encoder_open(dd_t5_encoder **out, dd_backend *backend, const dd_weight_files *files, const dd_t5_config *config,
-                               int length, ddit_err *err);
+ * borrowed and must outlive the encoder: the embedding table ("shared.weight" or "encoder.embed_tokens.weight") stays in the
+ * files. Errors: DDIT_ERR_ARGUMENT (length < 1), those of dd_weight_files_need (a tensor is missing or misshapen), memory. *out
+ * is NULL on failure. */
+ddit_status dd_t5_encoder_open(dd_t5_encoder **out, dd_backend *backend, const dd_weight_files *files,
+                               const dd_t5_config *config, int length, ddit_err *err);
 void dd_t5_encoder_close(dd_t5_encoder *encoder); /* NULL accepted */
 
 /* ids [length], padded -> embedding [length, d_model] float32, host memory. Error: DDIT_ERR_MISMATCH for an id outside the
@@ -30,8 +30,9 @@ ddit_status dd_t5_encoder_encode(dd_t5_encoder *encoder, const int32_t *ids, flo
 dd_part_bytes dd_t5_encoder_bytes(const dd_t5_config *config, int length, dd_dtype activation);
 
 /* Bucket of a relative position (key - query) of the bidirectional position bias: the first half of the buckets for keys at or
- * before the query, the second for keys after it; in each half single distances up to a quarter of the buckets, then logarithmic up
- * to max_distance. `buckets` even and >= 4, max_distance > buckets / 4. Source: T5Attention._relative_position_bucket, float32. */
+ * before the query, the second for keys after it; in each half single distances up to a quarter of the buckets, then
+ * logarithmic up to max_distance. `buckets` even and >= 4, max_distance > buckets / 4.
+ * Source: T5Attention._relative_position_bucket, float32. */
 int dd_t5_position_bucket(int relative, int buckets, int max_distance);
 
 #endif

@@ -67,12 +67,14 @@ static ddit_status walk_level(dd_flux_vae *vae, const dd_vae_config *c, int leve
     }
     if (level == c->level_count - 1) return DDIT_OK;
     snprintf(prefix, sizeof prefix, "decoder.up_blocks.%d.", level);
-    return dd_weight_table_walk(l, upsample_fields, COUNT(upsample_fields), vae ? &vae->upsample[level] : NULL, &channels, prefix, err);
+    dd_weight **upsample = vae ? &vae->upsample[level] : NULL;
+    return dd_weight_table_walk(l, upsample_fields, COUNT(upsample_fields), upsample, &channels, prefix, err);
 }
 
 /* vae may be NULL when the loader counts. */
 static ddit_status walk_weights(dd_flux_vae *vae, const dd_vae_config *c, dd_weight_loader *l, ddit_err *err) {
-    const int64_t dims[] = {c->latent_channels, vae_level_channels(c, 0), vae_level_channels(c, c->level_count - 1), c->out_channels};
+    const int64_t dims[] = {[DIM_LATENT] = c->latent_channels, [DIM_DEEPEST] = vae_level_channels(c, 0),
+                            [DIM_FINEST] = vae_level_channels(c, c->level_count - 1), [DIM_PICTURE] = c->out_channels};
     DD_TRY(dd_weight_table_walk(l, decoder_fields, COUNT(decoder_fields), vae, dims, "decoder.", err));
     DD_TRY(walk_mid(vae, c, l, err));
     for (int level = 0; level < c->level_count; level++) DD_TRY(walk_level(vae, c, level, l, err));
@@ -84,7 +86,8 @@ dd_part_bytes dd_flux_vae_bytes(const dd_vae_config *config, int64_t h, int64_t 
     uint64_t backend_bytes, host_bytes;
     walk_weights(NULL, config, &l, NULL);
     bool fits = dd_flux_vae_decode_bytes(config, h, w, activation, &backend_bytes, &host_bytes);
-    return (dd_part_bytes){.weights = l.matrix_bytes + l.vector_bytes, .activations = fits ? backend_bytes + host_bytes : UINT64_MAX};
+    uint64_t activations = fits ? backend_bytes + host_bytes : UINT64_MAX;
+    return (dd_part_bytes){.weights = l.matrix_bytes + l.vector_bytes, .activations = activations};
 }
 
 static ddit_status load_weights(dd_flux_vae *vae, const dd_weight_files *files, ddit_err *err) {
@@ -103,7 +106,7 @@ ddit_status dd_flux_vae_open(dd_flux_vae **out, dd_backend *backend, const dd_we
     dd_flux_vae *vae;
     *out = NULL;
     if (config->out_channels != VAE_PICTURE_CHANNELS)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "the autoencoder draws %d channels, only pictures of %d channels (RGB) are supported",
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "the autoencoder draws %d channels, only pictures of %d (RGB) are supported",
                        config->out_channels, VAE_PICTURE_CHANNELS);
     DD_TRY(dd_alloc(backend->allocator, &vae, 1, sizeof *vae, "the decoder", err));
     vae->backend = backend;

@@ -1,5 +1,5 @@
-/* The decoder's forward pass over pixels as rows. One function walks the network for two purposes: without weights it learns how
- * large each of the three buffers must be, with weights it computes. */
+/* The decoder's forward pass over pixels as rows. One function walks the network for two purposes: without weights it learns
+ * how large each of the three buffers must be, with weights it computes. */
 #include "vae/flux_vae.h"
 
 #include <inttypes.h>
@@ -26,11 +26,11 @@ typedef struct decode {
     int current;                /* buffer that holds the value x [height * width, channels] */
 } decode;
 
-/* A matrix of one row per pixel at the start of a buffer, at `offset` bytes; the buffer grows to hold it. */
-static dd_tensor place(decode *d, int buffer, uint64_t offset, dd_dtype dtype, int64_t height, int64_t width, int64_t channels) {
+/* A matrix of one row per pixel of the current level, `offset` bytes into a buffer, which grows to hold it. */
+static dd_tensor place(decode *d, int buffer, uint64_t offset, dd_dtype dtype, int64_t channels) {
     uint64_t pixels = 0, values = 0, bytes = 0, end = 0;
-    bool fits = dd_mul_u64((uint64_t)height, (uint64_t)width, &pixels) && dd_mul_u64(pixels, (uint64_t)channels, &values) &&
-                dd_dtype_bytes(dtype, values, &bytes) && dd_add_u64(offset, bytes, &end) && end <= INT64_MAX / 8;
+    bool fits = dd_mul_u64((uint64_t)d->height, (uint64_t)d->width, &pixels) &&
+                dd_mul_u64(pixels, (uint64_t)channels, &values) && dd_dtype_bytes(dtype, values, &bytes) && dd_add_u64(offset, bytes, &end) && end <= INT64_MAX / 8;
     if (!fits) d->overflow = true;
     else if (end > d->bytes[buffer]) d->bytes[buffer] = (end + 63) / 64 * 64;
     uint8_t *memory = d->memory[buffer];
@@ -39,7 +39,7 @@ static dd_tensor place(decode *d, int buffer, uint64_t offset, dd_dtype dtype, i
 
 /* A matrix of the current level in the buffer `after` places after the current one; 0 is x itself. */
 static dd_tensor rows(decode *d, int after, int64_t channels) {
-    return place(d, (d->current + after) % BUFFERS, 0, d->act, d->height, d->width, channels);
+    return place(d, (d->current + after) % BUFFERS, 0, d->act, channels);
 }
 
 /* Makes the buffer `after` places on the current one. */
@@ -51,8 +51,8 @@ static void turn(decode *d, int after, int64_t channels) {
 /* ------------------------------------------------------------------------------------------------ ops */
 
 static ddit_status conv(const decode *d, dd_tensor y, dd_tensor x, const dd_weight *w, const dd_tensor *add, ddit_err *err) {
-    return dd_op_conv2d(d->vae->backend, &(dd_conv2d_args){.y = y, .x = x, .height = d->height, .width = d->width, .w = w, .add = add},
-                        err);
+    return dd_op_conv2d(d->vae->backend, &(dd_conv2d_args){.y = y, .x = x, .height = d->height, .width = d->width, .w = w,
+                                                           .add = add}, err);
 }
 
 static ddit_status group_norm(const decode *d, dd_tensor y, dd_tensor x, const dd_norm_weights *w, dd_activation activation,
@@ -68,8 +68,8 @@ static ddit_status linear(const decode *d, dd_tensor y, dd_tensor x, const dd_we
 
 /* ------------------------------------------------------------------------------------------------ blocks */
 
-/* x + conv2(SiLU(gn2(conv1(SiLU(gn1(x)))))). The value moves to the next buffer; with a shortcut, whose output needs that one, it
- * goes back to its own. r is NULL when only sizes are wanted. */
+/* x + conv2(SiLU(gn2(conv1(SiLU(gn1(x)))))). The value moves to the next buffer; with a shortcut, whose output needs that one,
+ * it goes back to its own. r is NULL when only sizes are wanted. */
 static ddit_status resnet(decode *d, const vae_resnet *r, int64_t out_channels, ddit_err *err) {
     int64_t in_channels = d->channels;
     dd_tensor x = rows(d, 0, in_channels), a = rows(d, 1, in_channels), b = rows(d, 2, out_channels);
@@ -85,16 +85,15 @@ static ddit_status resnet(decode *d, const vae_resnet *r, int64_t out_channels, 
     return conv(d, y, b, r->conv2, &skip, err);
 }
 
-/* x + out(softmax(q k^T / sqrt(C)) v) of gn(x), over all positions. q, k and v share a buffer; the value moves to the next but one,
- * which is theirs. */
+/* x + out(softmax(q k^T / sqrt(C)) v) of gn(x), over all positions. q, k and v share a buffer, to which the value moves. */
 static ddit_status attention(decode *d, ddit_err *err) {
-    int64_t h = d->height, w = d->width, c = d->channels;
+    int64_t c = d->channels;
     dd_tensor x = rows(d, 0, c), a = rows(d, 1, c), qkv[3];
     int buffer = (d->current + 2) % BUFFERS;
     uint64_t bytes = 0;
     dd_dtype_bytes(d->act, (uint64_t)a.shape[0] * (uint64_t)c, &bytes);
     bytes = (bytes + 63) / 64 * 64;
-    for (int i = 0; i < 3; i++) qkv[i] = place(d, buffer, (uint64_t)i * bytes, d->act, h, w, c);
+    for (int i = 0; i < 3; i++) qkv[i] = place(d, buffer, (uint64_t)i * bytes, d->act, c);
     turn(d, 2, c);
     if (!d->vae) return DDIT_OK;
     const vae_attention *p = &d->vae->attention;
@@ -107,14 +106,15 @@ static ddit_status attention(decode *d, ddit_err *err) {
     return conv(d, qkv[0], a, p->out, &x, err);
 }
 
-/* conv(nearest x2). */
+/* conv(nearest x2). The doubled value goes to the far buffer and the result to the near one, so that the next resnet finds the
+ * largest buffer in the place of its first intermediate. */
 static ddit_status upsample(decode *d, const dd_weight *w, ddit_err *err) {
     int64_t height = d->height, width = d->width, channels = d->channels;
     dd_tensor x = rows(d, 0, channels);
     d->height *= 2;
     d->width *= 2;
-    dd_tensor large = rows(d, 1, channels), y = rows(d, 2, channels);
-    turn(d, 2, channels);
+    dd_tensor large = rows(d, 2, channels), y = rows(d, 1, channels);
+    turn(d, 1, channels);
     if (!d->vae) return DDIT_OK;
     DD_TRY(dd_op_upsample2x(d->vae->backend, large, x, height, width, err));
     return conv(d, y, large, w, NULL, err);
@@ -148,7 +148,7 @@ static ddit_status up_block(decode *d, int level, ddit_err *err) {
 /* picture = conv_out(SiLU(gn(x))), float32 whatever the activations are, [pixels, 3]. */
 static ddit_status leave(decode *d, dd_tensor *picture, ddit_err *err) {
     dd_tensor x = rows(d, 0, d->channels);
-    *picture = place(d, (d->current + 1) % BUFFERS, 0, DD_DTYPE_F32, d->height, d->width, VAE_PICTURE_CHANNELS);
+    *picture = place(d, (d->current + 1) % BUFFERS, 0, DD_DTYPE_F32, VAE_PICTURE_CHANNELS);
     if (!d->vae) return DDIT_OK;
     DD_TRY(group_norm(d, x, x, &d->vae->norm_out, DD_ACTIVATION_SILU, err));
     return conv(d, *picture, x, d->vae->conv_out, NULL, err);
@@ -216,7 +216,7 @@ static ddit_status check_latent(const dd_vae_config *c, const dd_tensor *latent,
         latent->shape[2] > 0)
         return DDIT_OK;
     return dd_fail(err, DDIT_ERR_ARGUMENT,
-                   "the decoder was given a latent of rank %d, [%" PRId64 ", %" PRId64 ", %" PRId64 "] %s, expected [%d, h, w] F32",
+                   "the decoder's latent is of rank %d, [%" PRId64 ", %" PRId64 ", %" PRId64 "] %s, expected [%d, h, w] F32",
                    latent->rank, latent->shape[0], latent->shape[1], latent->shape[2], dd_dtype_name(latent->dtype),
                    c->latent_channels);
 }
@@ -227,7 +227,8 @@ ddit_status dd_flux_vae_decode(dd_flux_vae *vae, const dd_tensor *latent, uint8_
                 .width = latent->shape[2]};
     uint64_t total;
     if (!measure(&d, &total))
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "a latent of %" PRId64 " x %" PRId64 " is too large to decode", d.height, d.width);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "a latent of %" PRId64 " x %" PRId64 " is too large to decode", d.height,
+                       d.width);
     void *memory;
     DD_TRY(dd_op_alloc(vae->backend, &memory, (size_t)total, "the decoder's activations", err));
     d.memory[0] = memory;

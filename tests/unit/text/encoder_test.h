@@ -23,7 +23,7 @@ static inline char *golden_path(char *path, const char *folder, const char *name
 }
 
 /* A backend, and how far its results may be from transformers' float32 (relative L2). float32 sums in another order differ by a
- * few 1e-7 per layer; bf16 keeps 8 bits (2^-9 = 0.002 per rounding) and adds up over the layers. */
+ * few 1e-7. transformers' own bf16 is 4e-3 to 1e-2 away on these cases. */
 typedef struct tested_backend {
     const char *name;
     dd_precision precision;
@@ -32,7 +32,7 @@ typedef struct tested_backend {
 
 static const tested_backend on_ref = {"ref", DD_PRECISION_F32, 1e-5};
 static const tested_backend on_cpu_f32 = {"cpu", DD_PRECISION_F32, 1e-5};
-static const tested_backend on_cpu_bf16 = {"cpu", DD_PRECISION_BF16, 2e-2};
+static const tested_backend on_cpu_bf16 = {"cpu", DD_PRECISION_BF16, 1e-2};
 
 /* NULL, and the case is skipped or failed, if the backend does not open. */
 static inline dd_backend *open_backend(dd_test *t, const tested_backend *b, const dd_allocator *a) {

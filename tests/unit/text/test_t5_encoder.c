@@ -66,10 +66,10 @@ static void buckets_are_those_of_t5(dd_test *t) {
         if (distance >= 8)
             for (int i = 0; i < 8; i++)
                 if (distance >= first[i]) expected = 8 + i;
-        if (dd_t5_position_bucket(-distance, 32, 128) != expected)
-            dd_test_fail(t, __FILE__, __LINE__, "distance %d before: bucket %d", distance, dd_t5_position_bucket(-distance, 32, 128));
-        if (distance > 0 && dd_t5_position_bucket(distance, 32, 128) != 16 + expected)
-            dd_test_fail(t, __FILE__, __LINE__, "distance %d after: bucket %d", distance, dd_t5_position_bucket(distance, 32, 128));
+        int before = dd_t5_position_bucket(-distance, 32, 128), after = dd_t5_position_bucket(distance, 32, 128);
+        if (before != expected) dd_test_fail(t, __FILE__, __LINE__, "distance %d before: bucket %d", distance, before);
+        if (distance > 0 && after != 16 + expected)
+            dd_test_fail(t, __FILE__, __LINE__, "distance %d after: bucket %d", distance, after);
     }
     DD_CHECK(t, dd_t5_position_bucket(1000, 8, 20) == 7);
     DD_CHECK(t, dd_t5_position_bucket(-1000, 8, 20) == 3);
@@ -89,10 +89,10 @@ static void refuses_what_does_not_fit(dd_test *t) {
     dd_t5_encoder *other = NULL;
     dd_t5_config wrong = f.config;
     wrong.d_kv *= 2;
-    DD_FAILS(t, dd_t5_encoder_open(&other, f.backend, f.files, &wrong, 3, &t->err), DDIT_ERR_MISMATCH, "SelfAttention.q.weight");
+    DD_FAILS(t, dd_t5_encoder_open(&other, f.backend, f.files, &wrong, 3, &t->err), DDIT_ERR_MISMATCH, "SelfAttention.q.");
     wrong = f.config;
     wrong.relative_attention_num_buckets = 64;
-    DD_FAILS(t, dd_t5_encoder_open(&other, f.backend, f.files, &wrong, 3, &t->err), DDIT_ERR_MISMATCH, "relative_attention_bias");
+    DD_FAILS(t, dd_t5_encoder_open(&other, f.backend, f.files, &wrong, 3, &t->err), DDIT_ERR_MISMATCH, "attention_bias");
     DD_CHECK(t, other == NULL);
     close_files(&f);
     dd_backend_close(f.backend);
@@ -118,8 +118,8 @@ static void survives_failing_memory(dd_test *t) {
 }
 
 static void counts_its_bytes(dd_test *t) {
-    dd_t5_config c = {.d_model = 64, .d_kv = 16, .d_ff = 128, .num_layers = 3, .num_heads = 2, .relative_attention_num_buckets = 32,
-                      .relative_attention_max_distance = 128};
+    dd_t5_config c = {.d_model = 64, .d_kv = 16, .d_ff = 128, .num_layers = 3, .num_heads = 2,
+                      .relative_attention_num_buckets = 32, .relative_attention_max_distance = 128};
     dd_part_bytes bytes = dd_t5_encoder_bytes(&c, 512, DD_DTYPE_BF16);
     DD_CHECK(t, bytes.weights == 3 * (4 * 64 * 32 + 3 * 64 * 128) * 2 + 7 * 64 * 4);
     uint64_t block = 512 * 64 * 4 + 2 * 512 * 512 * 4 + 512 * 64 * 2 + 2 * 512 * 128 * 2;
