@@ -30,7 +30,8 @@ typedef struct decode {
 static dd_tensor place(decode *d, int buffer, uint64_t offset, dd_dtype dtype, int64_t channels) {
     uint64_t pixels = 0, values = 0, bytes = 0, end = 0;
     bool fits = dd_mul_u64((uint64_t)d->height, (uint64_t)d->width, &pixels) &&
-                dd_mul_u64(pixels, (uint64_t)channels, &values) && dd_dtype_bytes(dtype, values, &bytes) && dd_add_u64(offset, bytes, &end) && end <= INT64_MAX / 8;
+                dd_mul_u64(pixels, (uint64_t)channels, &values) && dd_dtype_bytes(dtype, values, &bytes) &&
+                dd_add_u64(offset, bytes, &end) && end <= INT64_MAX / 8;
     if (!fits) d->overflow = true;
     else if (end > d->bytes[buffer]) d->bytes[buffer] = (end + 63) / 64 * 64;
     uint8_t *memory = d->memory[buffer];
