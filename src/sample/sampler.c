@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "sample/free_velocity.h"
 #include "schedule/free_step.h"
 
 enum { HISTORY = DD_MAX_ORDER + 1 };
@@ -236,17 +237,13 @@ static ddit_status choose_layout(dd_sampler *s, int step, dd_step_record *record
     return dd_patch_decide(&s->decider, &seen, &s->layout, record->stat, err);
 }
 
-/* The free coarse step (design 4.2): the base model on the pooled latent, lifted back. */
 static ddit_status free_velocity(dd_sampler *s, int branch, int step, int f, dd_tensor z, dd_tensor velocity, ddit_err *err) {
     int k = dd_factor_at(f);
-    float sigma = s->noise.sigma[step];
-    dd_free_step scalars = dd_free_step_at(sigma, k, (double)s->params.free_detail[f]);
-    dd_tensor small = latent_view(s, s->pooled, k), small_velocity = latent_view(s, s->pooled_velocity, k);
-    DD_TRY(dd_op_pool_mean(s->backend, small, z, k, 1.0f / scalars.scale, err));
-    DD_TRY(dd_flux_run_velocity(s->run, branch, s->free_time[f] + step, scalars.sigma, &s->small[f], small, small_velocity, err));
-    return dd_op_coarse_lift(s->backend, &(dd_coarse_lift_args){.velocity = velocity, .z = z, .z_small = small,
-                                                                .v_small = small_velocity, .k = k, .a = scalars.scale, .sigma = sigma,
-                                                                .sigma_small = scalars.sigma, .gain = scalars.gain}, err);
+    return dd_free_velocity(&(dd_free_velocity_args){.run = s->run, .branch = branch, .time_index = s->free_time[f] + step, .factor = k,
+                                                     .sigma = s->noise.sigma[step], .detail = s->params.free_detail[f],
+                                                     .small = &s->small[f], .z = z, .velocity = velocity,
+                                                     .z_small = latent_view(s, s->pooled, k),
+                                                     .v_small = latent_view(s, s->pooled_velocity, k)}, s->backend, err);
 }
 
 static ddit_status branch_velocity(dd_sampler *s, int branch, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
