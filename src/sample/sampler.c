@@ -218,6 +218,14 @@ static dd_tensor latent_view(const dd_sampler *s, float *data, int k) {
     return dd_tensor_3d(data, DD_DTYPE_F32, s->channels, s->params.latent_height / k, s->params.latent_width / k);
 }
 
+/* y = a x + b z over whole latents. */
+static ddit_status combine(dd_sampler *s, dd_tensor y, float ax, dd_tensor x, float bz, dd_tensor z, ddit_err *err) {
+    int64_t rows = dd_tensor_row_count(&y), cols = dd_tensor_row_size(&y);
+    dd_tensor z_rows = dd_tensor_2d(z.data, DD_DTYPE_F32, rows, cols);
+    return dd_op_affine(s->backend, dd_tensor_2d(y.data, DD_DTYPE_F32, rows, cols), ax, dd_tensor_2d(x.data, DD_DTYPE_F32, rows, cols), bz,
+                        &z_rows, DD_ACTIVATION_NONE, err);
+}
+
 static dd_tensor latent_at(const dd_sampler *s, int step) { return latent_view(s, s->latent[step % HISTORY], 1); }
 
 /* Statistics of the factors the policy wants to see, then its decision, into s->layout and the record. */
@@ -260,7 +268,7 @@ static ddit_status guided_velocity(dd_sampler *s, int step, dd_tensor z, dd_tens
     if (!(scale > 1)) return DDIT_OK;
     dd_tensor negative = latent_view(s, s->velocity[1], 1);
     DD_TRY(branch_velocity(s, 1, step, z, negative, err));
-    return dd_op_affine(s->backend, *velocity, scale, *velocity, 1.0f - scale, &negative, DD_ACTIVATION_NONE, err);
+    return combine(s, *velocity, scale, *velocity, 1.0f - scale, negative, err);
 }
 
 static ddit_status keep_step(dd_sampler *s, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
@@ -295,7 +303,7 @@ static ddit_status take_step(dd_sampler *s, int step, ddit_err *err) {
     DD_TRY(choose_layout(s, step, record, err));
     DD_TRY(guided_velocity(s, step, z, &velocity, err));
     float dt = s->noise.sigma[step + 1] - s->noise.sigma[step];
-    DD_TRY(dd_op_affine(s->backend, latent_at(s, step + 1), 1.0f, z, dt, &velocity, DD_ACTIVATION_NONE, err));
+    DD_TRY(combine(s, latent_at(s, step + 1), 1.0f, z, dt, velocity, err));
     DD_TRY(dd_op_sync(s->backend, err));
     fill_record(s, step, record);
     record->seconds = dd_seconds() - begin;

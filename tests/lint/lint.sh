@@ -15,7 +15,7 @@ allowed() {
         tokenizer) echo "base tokenizer" ;;
         op) echo "base tensor op" ;;
         backend/ref) echo "base tensor op backend/ref" ;;
-        backend/cpu*) echo "base tensor op backend/ref backend/cpu" ;;
+        backend/cpu*) echo "base tensor op backend/ref backend/cpu backend/cpu/kernels backend/cpu/kernels_avx512bf16" ;;
         backend) echo "base tensor op backend/ref backend/cpu backend" ;;
         bind) echo "base tensor format op bind" ;;
         media) echo "base media" ;;
@@ -53,11 +53,12 @@ for file in $(git ls-files 'src/*.c'); do
 done
 
 # --- size and white space
+tab=$(printf '\t')
 for file in $(git ls-files '*.c' '*.h' '*.py' '*.sh' '*.md' '*.cmake' 'CMakeLists.txt' | grep -v '^models/'); do
     lines=$(wc -l <"$file")
     case $file in *.c|*.h) [ "$lines" -le 1000 ] || breach "$file has $lines lines, at most 1000" ;; esac
-    if grep -nP '[ \t]+$' "$file" | head -3; then breach "$file has trailing white space"; fi
-    case $file in *.c|*.h) if grep -nP '\t' "$file" | head -3; then breach "$file has tabs"; fi ;; esac
+    if grep -n '[[:blank:]]$' "$file"; then breach "$file has trailing white space"; fi
+    case $file in *.c|*.h) if grep -n "$tab" "$file"; then breach "$file has tabs"; fi ;; esac
 done
 
 # --- no writable statics in the library
