@@ -6,6 +6,8 @@
 
 struct dd_gemm_engine;  /* gemm.h: matrix products of tiles */
 struct dd_cpu_kernels;  /* kernels.h: row kernels of the best instruction set */
+struct dd_tile_kernels; /* tile_kernels.h: what happens to tiles around matrix products, likewise */
+typedef struct dd_cpu_plan dd_cpu_plan; /* cpu_weight.c */
 struct dd_conv_state;   /* cpu_conv.c: oneDNN engine and convolution plans */
 
 typedef struct dd_cpu {
@@ -14,8 +16,13 @@ typedef struct dd_cpu {
     const struct dd_gemm_engine *engine;      /* for the activation dtype */
     const struct dd_gemm_engine *engine_f32;  /* for full_precision weights */
     struct dd_conv_state *conv;               /* owned; made by the first convolution weight */
-    void *scratch;                            /* owned; per thread slices, grown by reserve only */
-    size_t scratch_per_thread;
+    const struct dd_tile_kernels *tiles;
+    dd_cpu_plan *plans;                       /* owned list: what engines made for the shapes met so far */
+    void *scratch;                            /* owned; a slice per thread. reserve makes it large enough, else a call does */
+    size_t scratch_size, scratch_per_thread;
+    void *shared;                             /* owned; scratch that all threads of a call see */
+    size_t shared_size;
+    dd_backend_ops ops;                       /* base.ops points here: ref's table with this backend's slots */
     char device[96];
 } dd_cpu;
 

@@ -1,0 +1,227 @@
+/* Epilogue of linear and softmax of attention on tiles; contracts in tile_kernels.h. */
+#include "backend/cpu/kernels/isa.h"
+#include "backend/cpu/kernels/vec.h"
+#include "backend/cpu/tile_kernels.h"
+#if defined(__AVX512F__)
+#include "backend/cpu/kernels/transpose.h"
+#endif
+
+INLINE vf vf_max(vf x, vf y) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)x, (__m512)y);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+    vi more = x > y;
+    return (vf)((more & (vi)x) | (~more & (vi)y));
+#endif
+}
+
+/* ------------------------------------------------------------------------------------------------ epilogue of linear */
+
+INLINE vf activated(vf v, const dd_activation activation) {
+    switch (activation) {
+    case DD_ACTIVATION_NONE: return v;
+    case DD_ACTIVATION_SILU: return vf_silu(v);
+    case DD_ACTIVATION_GELU_TANH: return vf_gelu_tanh(v);
+    case DD_ACTIVATION_GELU_ERF: return vf_gelu_erf(v);
+    case DD_ACTIVATION_QUICK_GELU: return vf_quick_gelu(v);
+    }
+    return v;
+}
+
+/* `part`: fewer than LANES values, n of them. */
+INLINE void finish_lanes(const dd_tile_finish *f, const float *c, int64_t row, int64_t col, const bool part, int64_t n,
+                         const dd_activation activation) {
+#define LOAD(x, bf16, i) (part ? load_part(x, bf16, i, n) : load(x, bf16, i))
+    vf v = LOAD(c, false, col);
+    if (f->bias) v += LOAD(f->bias, false, col);
+    v = activated(v, activation);
+    if (f->mul) v *= f->mul_bf16 ? LOAD(f->mul, true, row * f->mul_ld + col) : LOAD(f->mul, false, row * f->mul_ld + col);
+    if (f->gate) v *= LOAD(f->gate, false, col);
+    if (f->add) v += LOAD(f->add, false, row * f->add_ld + col);
+#undef LOAD
+    int64_t at = row * f->y_ld + col;
+    if (f->y_bf16) part ? store_part(f->y, true, at, v, n) : store(f->y, true, at, v);
+    else part ? store_part(f->y, false, at, v, n) : store(f->y, false, at, v);
+}
+
+INLINE void finish_rows(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n, const dd_activation activation) {
+    for (int64_t row = 0; row < m; row++) {
+        int64_t col = 0;
+        for (; col + LANES <= n; col += LANES) finish_lanes(f, c + row * ldc, row, col, false, LANES, activation);
+        if (col < n) finish_lanes(f, c + row * ldc, row, col, true, n - col, activation);
+    }
+}
+
+static void finish(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n) {
+    switch (f->activation) {
+    case DD_ACTIVATION_NONE: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_NONE); break;
+    case DD_ACTIVATION_SILU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_SILU); break;
+    case DD_ACTIVATION_GELU_TANH: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_TANH); break;
+    case DD_ACTIVATION_GELU_ERF: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_ERF); break;
+    case DD_ACTIVATION_QUICK_GELU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_QUICK_GELU); break;
+    }
+}
+
+INLINE void scaled_rows(void *to, const bool bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+    for (int64_t row = 0; row < m; row++) {
+        int64_t col = 0;
+        for (; col + LANES <= n; col += LANES) store(to, bf16, row * ld + col, factor * load(c, false, row * ldc + col));
+        if (col < n) store_part(to, bf16, row * ld + col, factor * load_part(c, false, row * ldc + col, n - col), n - col);
+    }
+}
+
+static void scaled(void *to, bool to_bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+    if (to_bf16) scaled_rows(to, true, ld, c, ldc, m, n, factor);
+    else scaled_rows(to, false, ld, c, ldc, m, n, factor);
+}
+
+/* ------------------------------------------------------------------------------------------------ softmax of attention */
+
+/* 2^t for t <= 0 or barely above, 2^-126 for anything smaller. t = k + f, |f| <= 1/2, a polynomial in f, then k is added to the
+ * exponent. precise: Cephes exp2f, 2e-7; else degree 4, 3e-6, far below the rounding of bf16 that follows. */
+INLINE vf vf_exp2(vf t, const bool precise) {
+    t = vf_max(t, splat(-126.0f));
+    vf z = t + 12582912.0f; /* 1.5 * 2^23 leaves the nearest integer in the low bits */
+    vf f = t - (z - 12582912.0f);
+    vf p;
+    if (precise) {
+        p = 1.535336188319500e-4f * f + 1.339887440266574e-3f;
+        p = p * f + 9.618437357674640e-3f;
+        p = p * f + 5.550332471162809e-2f;
+        p = p * f + 2.402264791363012e-1f;
+        p = p * f + 6.931472028550421e-1f;
+    } else {
+        p = 9.58285e-3f * f + 5.590644e-2f;
+        p = p * f + 2.4024099e-1f;
+        p = p * f + 6.9312419e-1f;
+    }
+    p = p * f + 1.0f;
+    return (vf)((vi)p + ((vi)z << 23));
+}
+
+/* Largest of a column of scores and `top`; four keys at a time so that the maxima overlap. */
+INLINE vf column_top(const float *scores, int keys, int cols, vf top) {
+    int j = 0;
+    for (; j + 4 <= keys; j += 4) {
+        const float *s = scores + (int64_t)j * cols;
+        vf x = vf_max(load(s, false, 0), load(s, false, cols)), y = vf_max(load(s, false, 2 * cols), load(s, false, 3 * cols));
+        top = vf_max(top, vf_max(x, y));
+    }
+    for (; j < keys; j++) top = vf_max(top, load(scores, false, (int64_t)j * cols));
+    return top;
+}
+
+/* Probabilities are not negative and not NaN unless a score was: rounding half up will do. */
+INLINE vu bf16_low(vf x) { return ((vu)x + 0x8000) >> 16; }
+INLINE vu bf16_high(vf x) { return ((vu)x + 0x8000) & 0xffff0000u; }
+
+INLINE void soften_columns(const dd_tile_soften *s, int col, vf top, const dd_tile_form form) {
+    const float *scores = s->scores + col;
+    vf offset = s->factor * top, sum0 = {0}, sum1 = {0};
+    const bool precise = form == DD_TILE_F32;
+    int j = 0;
+    for (; j + 2 <= s->keys; j += 2) {
+        int64_t at = (int64_t)j * s->cols;
+        vf p0 = vf_exp2(load(scores, false, at) * s->factor - offset, precise);
+        vf p1 = vf_exp2(load(scores, false, at + s->cols) * s->factor - offset, precise);
+        sum0 += p0;
+        sum1 += p1;
+        if (form == DD_TILE_BF16_PAIRS) {
+            vu pair = bf16_low(p0) | bf16_high(p1);
+            memcpy((uint32_t *)s->p + at / 2 + col, &pair, sizeof pair);
+        } else {
+            store(s->p, form == DD_TILE_BF16, at + col, p0);
+            store(s->p, form == DD_TILE_BF16, at + s->cols + col, p1);
+        }
+    }
+    if (j < s->keys) {
+        int64_t at = (int64_t)j * s->cols;
+        vf p0 = vf_exp2(load(scores, false, at) * s->factor - offset, precise);
+        sum0 += p0;
+        if (form == DD_TILE_BF16_PAIRS) {
+            vu pair = bf16_low(p0);
+            memcpy((uint32_t *)s->p + at / 2 + col, &pair, sizeof pair);
+        } else {
+            store(s->p, form == DD_TILE_BF16, at + col, p0);
+        }
+    }
+    store(s->sum, false, col, load(s->sum, false, col) * load(s->shrink, false, col) + (sum0 + sum1));
+}
+
+static bool soften(const dd_tile_soften *s) {
+    bool changed = false;
+    for (int col = 0; col < s->used; col += LANES) {
+        vf old = load(s->top, false, col);
+        vf top = column_top(s->scores + col, s->keys, s->cols, old);
+        store(s->top, false, col, top);
+        store(s->shrink, false, col, vf_exp2((old - top) * s->factor, true));
+        vi differs = old != top;
+        for (int i = 0; i < LANES; i++) changed |= differs[i] != 0;
+        switch (s->form) {
+        case DD_TILE_F32: soften_columns(s, col, top, DD_TILE_F32); break;
+        case DD_TILE_BF16: soften_columns(s, col, top, DD_TILE_BF16); break;
+        case DD_TILE_BF16_PAIRS: soften_columns(s, col, top, DD_TILE_BF16_PAIRS); break;
+        }
+    }
+    return changed;
+}
+
+static void scale_columns(float *o, const float *factor, int64_t rows, int cols, int used) {
+    for (int col = 0; col < used; col += LANES) {
+        vf f = load(factor, false, col);
+        for (int64_t row = 0; row < rows; row++) store(o, false, row * cols + col, f * load(o, false, row * cols + col));
+    }
+}
+
+#if defined(__AVX512F__)
+/* 16 queries x 16 values at a time, turned in registers. */
+INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *o, vf inverse, int cols, int queries, int width) {
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) x[i] = i < width ? (__m512i)(inverse * load(o, false, (int64_t)i * cols)) : _mm512_setzero_si512();
+    transpose_16x16(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        if (i >= queries) break;
+        if (width >= 16) store(y, bf16, i * y_ld, (vf)x[i]);
+        else store_part(y, bf16, i * y_ld, (vf)x[i], width);
+    }
+}
+
+INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
+    for (int q = 0; q < queries; q += 16) {
+        vf inverse = 1.0f / load(sum, false, q);
+        for (int e = 0; e < width; e += 16) {
+            char *to = (char *)y + (q * y_ld + e) * (bf16 ? 2 : 4);
+            attended_block(to, bf16, y_ld, o + (int64_t)e * cols + q, inverse, cols, queries - q, width - e);
+        }
+    }
+}
+#else
+INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
+    for (int q = 0; q < queries; q++) {
+        float inverse = 1.0f / sum[q];
+        for (int e = 0; e < width; e += LANES) {
+            int n = width - e < LANES ? width - e : LANES;
+            vf v = {0};
+            for (int i = 0; i < n; i++) v[i] = inverse * o[(int64_t)(e + i) * cols + q];
+            store_part(y, bf16, q * y_ld + e, v, n);
+        }
+    }
+}
+#endif
+
+static void attended(void *y, bool y_bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
+    if (y_bf16) attended_tile(y, true, y_ld, o, sum, cols, queries, width);
+    else attended_tile(y, false, y_ld, o, sum, cols, queries, width);
+}
+
+const dd_tile_kernels DD_ISA_NAME(dd_tile_kernels) = {
+    .finish = finish,
+    .scaled = scaled,
+    .soften = soften,
+    .scale_columns = scale_columns,
+    .attended = attended,
+};
