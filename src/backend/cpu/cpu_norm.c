@@ -33,7 +33,10 @@ static void qk_rows(const void *job, int64_t begin, int64_t end) {
 }
 
 ddit_status dd_cpu_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err) {
-    (void)err;
+    int64_t head_size = dd_tensor_row_size(&a->x) / a->heads;
+    if (head_size > DD_CPU_MAX_HEAD)
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "the heads are %lld values wide; the cpu backend normalises heads up to %d",
+                       (long long)head_size, DD_CPU_MAX_HEAD);
     const qk_job job = {dd_cpu_of(b)->kernels, a};
     int64_t rows = dd_tensor_row_count(&a->x);
     dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->x), qk_rows, &job);
@@ -44,7 +47,7 @@ ddit_status dd_cpu_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, dd
  * Pixels are cut into chunks whose size depends on the picture alone. Each chunk leaves mean and squared deviations of every
  * channel in float64; they are joined in the order of the chunks, so the threads' order does not matter. */
 
-enum { CHUNK_PIXELS = 256, MAX_CHUNKS = 1024 };
+enum { CHUNK_PIXELS = 512, MAX_CHUNKS = 256 };
 
 static int64_t chunk_pixels(int64_t pixels) {
     int64_t multiple = (pixels + (int64_t)CHUNK_PIXELS * MAX_CHUNKS - 1) / ((int64_t)CHUNK_PIXELS * MAX_CHUNKS);

@@ -24,6 +24,8 @@ typedef struct dd_cpu_channel_affine_args {
     dd_activation activation;
 } dd_cpu_channel_affine_args;
 
+enum { DD_CPU_MAX_HEAD = 512 }; /* largest head that qk_norm_rope has room for; T5, CLIP and FLUX have 64 to 128 */
+
 typedef struct dd_cpu_kernels {
     const char *name; /* "baseline", "avx2", "avx512" */
 

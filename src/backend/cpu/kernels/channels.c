@@ -3,32 +3,43 @@
 #include "backend/cpu/kernels/vec.h"
 
 /* Pixels whose mean and squared deviations are taken in float32 before they join the float64 totals. */
-enum { PIXELS = 32 };
+enum { PIXELS = 64 };
 
 INLINE vf load_channels(const void *x, bool bf16, int64_t i, int64_t n) {
     return n < LANES ? load_part(x, bf16, i, n) : load(x, bf16, i);
 }
 
 /* Adds `count` pixels to the running mean and m2 of n channels that already stand for `before` pixels (Chan, Golub, LeVeque 1979). */
-INLINE void merge(double *mean, double *m2, vf block_mean, vf block_m2, double before, double count, int64_t n) {
+INLINE void merge(double *restrict mean, double *restrict m2, vf block_mean, vf block_m2, double before, double count, int64_t n) {
     double share = count / (before + count);
+    float means[LANES], m2s[LANES];
+    store(means, false, 0, block_mean);
+    store(m2s, false, 0, block_m2);
     for (int64_t j = 0; j < n; j++) {
-        double delta = (double)block_mean[j] - mean[j];
+        double delta = (double)means[j] - mean[j];
         mean[j] += delta * share;
-        m2[j] += (double)block_m2[j] + delta * delta * before * share;
+        m2[j] += (double)m2s[j] + delta * delta * before * share;
     }
 }
 
-/* Two accumulators each, so that the additions of neighbouring pixels overlap. */
+/* Of n channels over `count` pixels. Four sums each, so that the additions of neighbouring pixels overlap. */
 INLINE void block_stats(vf *mean, vf *m2, const void *x, bool bf16, int64_t ld, int64_t channel, int64_t n, int64_t count) {
-    vf sum[2] = {{0}}, square[2] = {{0}};
-    for (int64_t p = 0; p < count; p++) sum[p & 1] += load_channels(x, bf16, p * ld + channel, n);
-    *mean = (sum[0] + sum[1]) * (1.0f / (float)count);
-    for (int64_t p = 0; p < count; p++) {
+    vf sum[4] = {{0}}, square[4] = {{0}};
+    int64_t p = 0;
+    for (; p + 4 <= count; p += 4)
+        for (int u = 0; u < 4; u++) sum[u] += load_channels(x, bf16, (p + u) * ld + channel, n);
+    for (; p < count; p++) sum[0] += load_channels(x, bf16, p * ld + channel, n);
+    *mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1.0f / (float)count);
+    for (p = 0; p + 4 <= count; p += 4)
+        for (int u = 0; u < 4; u++) {
+            vf d = load_channels(x, bf16, (p + u) * ld + channel, n) - *mean;
+            square[u] += d * d;
+        }
+    for (; p < count; p++) {
         vf d = load_channels(x, bf16, p * ld + channel, n) - *mean;
-        square[p & 1] += d * d;
+        square[0] += d * d;
     }
-    *m2 = square[0] + square[1];
+    *m2 = (square[0] + square[1]) + (square[2] + square[3]);
 }
 
 INLINE void stats_of_type(double *mean, double *m2, const dd_tensor *x, bool bf16, int64_t begin, int64_t end) {
@@ -58,20 +69,29 @@ void DD_ISA_NAME(dd_kernel_column_stats)(double *mean, double *m2, const dd_tens
     else stats_of_type(mean, m2, x, false, begin, end);
 }
 
-INLINE vf map_channels(const dd_cpu_channel_affine_args *a, vf v, bool silu, int64_t c, int64_t n) {
-    v = (v - load_channels(a->mean, false, c, n)) * load_channels(a->gain, false, c, n) + load_channels(a->bias, false, c, n);
+INLINE vf map_channels(vf v, vf mean, vf gain, vf bias, bool silu) {
+    v = (v - mean) * gain + bias;
     return silu ? vf_silu(v) : v;
 }
 
 INLINE void map_rows(const dd_cpu_channel_affine_args *a, bool y_bf16, bool x_bf16, bool silu, int64_t begin, int64_t end) {
-    int64_t channels = dd_tensor_row_size(&a->x);
+    const float *mean = a->mean, *gain = a->gain, *bias = a->bias; /* copies: a store to y might change *a for all the compiler knows */
+    int64_t channels = dd_tensor_row_size(&a->x), x_ld = a->x.ld, y_ld = a->y.ld;
+    const char *from = a->x.data;
+    char *to = a->y.data;
     for (int64_t p = begin; p < end; p++) {
-        const void *x = (const char *)a->x.data + (size_t)(p * a->x.ld) * (x_bf16 ? 2 : 4);
-        void *y = (char *)a->y.data + (size_t)(p * a->y.ld) * (y_bf16 ? 2 : 4);
+        const void *x = from + (size_t)(p * x_ld) * (x_bf16 ? 2 : 4);
+        void *y = to + (size_t)(p * y_ld) * (y_bf16 ? 2 : 4);
         int64_t c = 0;
-        for (; c + LANES <= channels; c += LANES) store(y, y_bf16, c, map_channels(a, load(x, x_bf16, c), silu, c, LANES));
+        for (; c + LANES <= channels; c += LANES)
+            store(y, y_bf16, c,
+                  map_channels(load(x, x_bf16, c), load(mean, false, c), load(gain, false, c), load(bias, false, c), silu));
         int64_t n = channels - c;
-        if (n) store_part(y, y_bf16, c, map_channels(a, load_part(x, x_bf16, c, n), silu, c, n), n);
+        if (n > 0) {
+            vf v = map_channels(load_part(x, x_bf16, c, n), load_part(mean, false, c, n), load_part(gain, false, c, n),
+                                load_part(bias, false, c, n), silu);
+            store_part(y, y_bf16, c, v, n);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 #include "backend/cpu/kernels/isa.h"
 #include "backend/cpu/kernels/vec.h"
 
-enum { UNROLL = 4 };
+enum { UNROLL = 4, MAX_HEAD = DD_CPU_MAX_HEAD + LANES };
 
 typedef struct row_affine {
     const float *weight, *bias, *scale, *shift; /* each may be NULL */
@@ -44,12 +44,17 @@ INLINE vf affine_at(vf v, const row_affine *f, int64_t i, int64_t n) {
     return v;
 }
 
-INLINE void norm_row(void *y, bool y_bf16, const void *x, bool x_bf16, int64_t size, bool rms, float eps, const row_affine *f) {
+/* `next` is where the row after x lies: it is fetched while this one is written. */
+INLINE void norm_row(void *y, bool y_bf16, const void *x, bool x_bf16, const char *next, int64_t size, bool rms, float eps,
+                     const row_affine *f) {
     float mean = rms ? 0.0f : row_sum(x, x_bf16, size, 0.0f, 1) / (float)size;
     float variance = row_sum(x, x_bf16, size, mean, 2) / (float)size;
     float factor = 1.0f / sqrtf(variance + eps);
     int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) store(y, y_bf16, i, affine_at((load(x, x_bf16, i) - mean) * factor, f, i, LANES));
+    for (; i + LANES <= size; i += LANES) {
+        __builtin_prefetch(next + i * (x_bf16 ? 2 : 4));
+        store(y, y_bf16, i, affine_at((load(x, x_bf16, i) - mean) * factor, f, i, LANES));
+    }
     if (i < size) {
         vf v = (load_part(x, x_bf16, i, size - i) - mean) * factor;
         store_part(y, y_bf16, i, affine_at(v, f, i, size - i), size - i);
@@ -59,7 +64,8 @@ INLINE void norm_row(void *y, bool y_bf16, const void *x, bool x_bf16, int64_t s
 INLINE void norm_rows(const dd_norm_args *a, bool y_bf16, bool x_bf16, const row_affine *f, int64_t begin, int64_t end) {
     int64_t size = dd_tensor_row_size(&a->x);
     for (int64_t m = begin; m < end; m++)
-        norm_row((void *)row_of(&a->y, m), y_bf16, row_of(&a->x, m), x_bf16, size, a->kind == DD_NORM_RMS, a->eps, f);
+        norm_row((void *)row_of(&a->y, m), y_bf16, row_of(&a->x, m), x_bf16, row_of(&a->x, m + 1 < end ? m + 1 : m), size,
+                 a->kind == DD_NORM_RMS, a->eps, f);
 }
 
 /* The combinations of dtypes and vectors that models use get a copy of the loop without tests in it. */
@@ -82,31 +88,49 @@ void DD_ISA_NAME(dd_kernel_norm)(const dd_norm_args *a, int64_t begin, int64_t e
     else norm_of_type(a, false, false, begin, end);
 }
 
-/* (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin) for pairs of lanes; rope holds (cos, sin). */
-INLINE vf rotate(vf v, vf rope) { return v * even_twice(rope) + swap_pairs(v) * odd_twice_signed(rope); }
+/* What a row's heads share. With weights u, v of a pair and its angle, (x0, x1) becomes factor times
+ *   (x0 u cos - x1 v sin, x1 v cos + x0 u sin) = (x0, x1) * same + (x1, x0) * other. */
+typedef struct head_map {
+    float same[MAX_HEAD], other[MAX_HEAD];
+} head_map;
 
-/* One head in place; size is even if rope is given, so pairs never straddle two vectors. */
-INLINE void head_norm_rope(void *x, bool bf16, int64_t size, const float *weight, const float *rope, float eps) {
+INLINE void head_map_at(head_map *map, vf weight, vf rope, int64_t i) {
+    store(map->same, false, i, weight * even_twice(rope));
+    store(map->other, false, i, swap_pairs(weight) * odd_twice_signed(rope));
+}
+
+/* size is even if rope is given, so pairs never straddle two vectors. */
+INLINE void head_map_make(head_map *map, int64_t size, const float *weight, const float *rope) {
+    for (int64_t i = 0; i < size; i += LANES) {
+        int64_t n = size - i < LANES ? size - i : LANES;
+        vf w = n < LANES ? load_part(weight, false, i, n) : load(weight, false, i);
+        vf r = !rope ? even_lanes_one() : n < LANES ? load_part(rope, false, i, n) : load(rope, false, i);
+        head_map_at(map, w, r, i);
+    }
+}
+
+/* One head in place. */
+INLINE void head_norm_rope(void *x, bool bf16, int64_t size, const head_map *map, float eps) {
     float factor = 1.0f / sqrtf(row_sum(x, bf16, size, 0.0f, 2) / (float)size + eps);
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES) {
-        vf v = load(x, bf16, i) * factor * load(weight, false, i);
-        store(x, bf16, i, rope ? rotate(v, load(rope, false, i)) : v);
+        vf v = load(x, bf16, i);
+        store(x, bf16, i, (v * load(map->same, false, i) + swap_pairs(v) * load(map->other, false, i)) * factor);
     }
     if (i < size) {
-        int64_t n = size - i;
-        vf v = load_part(x, bf16, i, n) * factor * load_part(weight, false, i, n);
-        store_part(x, bf16, i, rope ? rotate(v, load_part(rope, false, i, n)) : v, n);
+        vf v = load_part(x, bf16, i, size - i);
+        v = (v * load(map->same, false, i) + swap_pairs(v) * load(map->other, false, i)) * factor;
+        store_part(x, bf16, i, v, size - i);
     }
 }
 
 INLINE void qk_rows(const dd_qk_norm_rope_args *a, bool bf16, int64_t head_size, int64_t begin, int64_t end) {
-    const float *weight = a->weight->data;
+    head_map map;
+    if (!a->rope) head_map_make(&map, head_size, a->weight->data, NULL);
     for (int64_t m = begin; m < end; m++) {
         char *row = (char *)row_of(&a->x, m);
-        const float *rope = a->rope ? (const float *)row_of(a->rope, m) : NULL;
-        for (int h = 0; h < a->heads; h++)
-            head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, weight, rope, a->eps);
+        if (a->rope) head_map_make(&map, head_size, a->weight->data, (const float *)row_of(a->rope, m));
+        for (int h = 0; h < a->heads; h++) head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, &map, a->eps);
     }
 }
 

@@ -4,9 +4,7 @@
 #ifndef DD_BACKEND_CPU_KERNELS_VEC_H
 #define DD_BACKEND_CPU_KERNELS_VEC_H
 
-#if defined(__AVX2__)
 #include <immintrin.h>
-#endif
 #include <math.h>
 #include <string.h>
 
@@ -29,7 +27,16 @@ typedef uint16_t vh __attribute__((vector_size(LANES * 2)));
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 
-INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+/* x cut to [low, high]; NaN stays NaN, because these instructions return the second operand then. */
+INLINE vf clamp(vf x, float low, float high) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)splat(low), _mm512_min_ps((__m512)splat(high), (__m512)x));
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)splat(low), _mm256_min_ps((__m256)splat(high), (__m256)x));
+#else
+    return (vf)_mm_max_ps((__m128)splat(low), _mm_min_ps((__m128)splat(high), (__m128)x));
+#endif
+}
 
 /* gcc 12 widens a whole vector in three steps where the instruction set has one. */
 INLINE vf vf_from_bf16(vh h) {
@@ -139,6 +146,16 @@ INLINE vf even_twice(vf v) {
 #endif
 }
 
+INLINE vf even_lanes_one(void) {
+#if defined(__AVX512F__)
+    return (vf){1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0};
+#elif defined(__AVX2__)
+    return (vf){1, 0, 1, 0, 1, 0, 1, 0};
+#else
+    return (vf){1, 0, 1, 0};
+#endif
+}
+
 INLINE vf odd_twice_signed(vf v) {
     const uint32_t minus = 0x80000000u;
 #if defined(__AVX512F__)
@@ -156,8 +173,7 @@ INLINE vf odd_twice_signed(vf v) {
 /* e^x within 2 ulp for -87 <= x <= 88, clamped outside; NaN stays NaN. x = k ln 2 + r, |r| <= ln 2 / 2, then a polynomial in r
  * (coefficients: Moshier, Cephes expf). */
 INLINE vf vf_exp(vf x) {
-    x = select_vf(x > 88.0f, splat(88.0f), x);
-    x = select_vf(x < -87.0f, splat(-87.0f), x);
+    x = clamp(x, -87.0f, 88.0f);
     const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     vf t = x * 1.44269504088896341f + round_magic;
     vf k = t - round_magic;
@@ -173,7 +189,6 @@ INLINE vf vf_exp(vf x) {
     return p * (vf)exponent;
 }
 
-INLINE vf vf_sigmoid(vf x) { return 1.0f / (1.0f + vf_exp(-x)); }
 INLINE vf vf_silu(vf x) { return x / (1.0f + vf_exp(-x)); }
 
 /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(2 sqrt(2/pi) (…)) */
