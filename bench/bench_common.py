@@ -21,9 +21,14 @@ def machine():
     field = {k.strip(): v.strip() for k, v in (line.split(":", 1) for line in text.splitlines() if ":" in line)}
     flags = field.get("Flags", "").split()
     return {
-        "cpu": field.get("Model name"), "family": field.get("CPU family"), "model": field.get("Model"), "cpus": field.get("CPU(s)"),
-        "L2": field.get("L2 cache"), "L3": field.get("L3 cache"), "flags": [f for f in FLAGS if f in flags],
-    }  # fmt: skip
+        "cpu": field.get("Model name"),
+        "family": field.get("CPU family"),
+        "model": field.get("Model"),
+        "cpus": field.get("CPU(s)"),
+        "L2": field.get("L2 cache"),
+        "L3": field.get("L3 cache"),
+        "flags": [f for f in FLAGS if f in flags],
+    }
 
 
 def load_average():

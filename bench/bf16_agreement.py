@@ -3,7 +3,8 @@
 
     python3 bench/bf16_agreement.py [--ddit FILE] [--out /tmp/bf16] [--threads 2]
 
-Embedded model, 20 steps, 8 prompts, base layout, the same float32 noise for all (drawn by torch's CPU generator, given to ddit by
+Embedded model, 20 steps, 8 prompts, base layout, the same float32 noise for all (drawn by torch's CPU generator, given to
+ddit by
 --noise and to diffusers as latents). Bar: ddit's mean PSNR is at least diffusers-bf16's mean - 1 dB; exit status 1 if not.
 """
 
@@ -32,18 +33,48 @@ def run_diffusers(model, dtype, noises, folder):
     for i, (prompt, noise) in enumerate(zip(prompts(), noises)):
         with torch.inference_mode():
             picture = pipe(
-                prompt, height=SIZE, width=SIZE, num_inference_steps=STEPS, guidance_scale=GUIDANCE, max_sequence_length=LENGTH,
+                prompt,
+                height=SIZE,
+                width=SIZE,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                max_sequence_length=LENGTH,
                 latents=FluxPipeline._pack_latents(noise[None], 1, 16, SIZE // 8, SIZE // 8).to(dtype),
-            ).images[0]  # fmt: skip
+            ).images[0]
         picture.save(folder / f"{i}.png")
 
 
 def run_all_ddit(program, model, precision, threads, noise_files, folder):
     for i, (prompt, noise) in enumerate(zip(prompts(), noise_files)):
-        run_ddit(program, [
-            "-m", model, "-p", prompt, "-W", SIZE, "-H", SIZE, "--steps", STEPS, "--guidance", GUIDANCE, "--max-sequence-length", LENGTH,
-            "--patch", "off", "--precision", precision, "--noise", noise, "-t", threads, "-o", folder / f"{i}.png",
-        ])  # fmt: skip
+        run_ddit(
+            program,
+            [
+                "-m",
+                model,
+                "-p",
+                prompt,
+                "-W",
+                SIZE,
+                "-H",
+                SIZE,
+                "--steps",
+                STEPS,
+                "--guidance",
+                GUIDANCE,
+                "--max-sequence-length",
+                LENGTH,
+                "--patch",
+                "off",
+                "--precision",
+                precision,
+                "--noise",
+                noise,
+                "-t",
+                threads,
+                "-o",
+                folder / f"{i}.png",
+            ],
+        )
 
 
 def main():

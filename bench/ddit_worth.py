@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""The table "DDiT is worth it": the embedded model, 50 steps, 50 prompts; speed-up of the denoising loop by the clock and closeness
+"""The table "DDiT is worth it": the embedded model, 50 steps, 50 prompts; speed-up of the denoising loop by the clock and
+closeness
 to the pictures of the base, per setting.
 
-    python3 bench/ddit_worth.py [--ddit FILE] [--out /tmp/ddit-worth] [--prompts 50] [--only SUBSTRING] [--extra "NAME=ARGUMENTS"]
+    python3 bench/ddit_worth.py [--ddit FILE] [--out /tmp/ddit-worth] [--prompts 50] [--only SUBSTRING] [--extra
+    "NAME=ARGUMENTS"]
 
 One process per picture (`ddit generate --json`, denoising seconds from phases.denoise). For every prompt all settings run one
 after another beside the base, so that other load falls on all of them; the speed-up is the median over the prompts of base
@@ -76,16 +78,35 @@ class Runs:
         target = self.picture(name, i)
         target.parent.mkdir(exist_ok=True)
         trace = target.with_suffix(".json")
-        printed = run_ddit(self.args.program, [
-            "-m", self.args.model, "-p", self.prompts[i], "-s", 1000 + i, "-t", self.args.threads, "-o", target, "--trace", trace,
-            *([] if steps is None else ["--steps", steps]), *arguments,
-        ])  # fmt: skip
+        printed = run_ddit(
+            self.args.program,
+            [
+                "-m",
+                self.args.model,
+                "-p",
+                self.prompts[i],
+                "-s",
+                1000 + i,
+                "-t",
+                self.args.threads,
+                "-o",
+                target,
+                "--trace",
+                trace,
+                *([] if steps is None else ["--steps", steps]),
+                *arguments,
+            ],
+        )
         a, b = read_png(self.picture("base", i)), read_png(target)
         traced = json.loads(trace.read_text())
         record[str(i)] = {
-            "seconds": figure(printed, "phases.denoise"), "psnr": psnr(a, b), "ssim": ssim(a, b), "share": share_of_area(traced),
-            "tokens": sum(s["tokens"]["text"] + s["tokens"]["image"] for s in traced["steps"]), "schedule": traced.get("schedule"),
-        }  # fmt: skip
+            "seconds": figure(printed, "phases.denoise"),
+            "psnr": psnr(a, b),
+            "ssim": ssim(a, b),
+            "share": share_of_area(traced),
+            "tokens": sum(s["tokens"]["text"] + s["tokens"]["image"] for s in traced["steps"]),
+            "schedule": traced.get("schedule"),
+        }
 
     def save(self):
         self.file.write_text(json.dumps(self.results))
@@ -105,17 +126,21 @@ class Runs:
             return None
         mean = lambda values: statistics.mean(list(values))  # noqa: E731
         return {
-            "n": len(keys), "speed": statistics.median(base[k]["seconds"] / record[k]["seconds"] for k in keys),
-            "tokens": mean(base[k]["tokens"] / record[k]["tokens"] for k in keys), "psnr": mean(record[k]["psnr"] for k in keys),
-            "ssim": mean(record[k]["ssim"] for k in keys), "least": min(record[k]["psnr"] for k in keys),
+            "n": len(keys),
+            "speed": statistics.median(base[k]["seconds"] / record[k]["seconds"] for k in keys),
+            "tokens": mean(base[k]["tokens"] / record[k]["tokens"] for k in keys),
+            "psnr": mean(record[k]["psnr"] for k in keys),
+            "ssim": mean(record[k]["ssim"] for k in keys),
+            "least": min(record[k]["psnr"] for k in keys),
             "share": {f: mean(record[k]["share"][f] for k in keys) for f in ("1", "2", "4")},
             "seconds": mean(record[k]["seconds"] for k in keys),
-        }  # fmt: skip
+        }
 
 
 def print_table(runs, names):
     print(
-        "| setting | speed-up (clock) | by tokens | PSNR dB | lowest | SSIM | share 1 / 2 / 4 | s |\n|---|---|---|---|---|---|---|---|"
+        "| setting | speed-up (clock) | by tokens | PSNR dB | lowest | SSIM | share 1 / 2 / 4 | s |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for name in names:
         s = runs.summary(name)
@@ -133,8 +158,11 @@ def check_bars(runs):
             continue
         holds = s["speed"] >= speed and s["psnr"] >= least_psnr and s["ssim"] >= least_ssim
         missed += not holds
-        print(f"bar of {name}: >= {speed}x, {least_psnr} dB, {least_ssim}: {s['speed']:.2f}x, {s['psnr']:.2f} dB, {s['ssim']:.4f}: "
-              f"{'holds' if holds else 'MISSED'}")  # fmt: skip
+        print(
+            f"bar of {name}: >= {speed}x, {least_psnr} dB, {least_ssim}: "
+            f"{s['speed']:.2f}x, {s['psnr']:.2f} dB, {s['ssim']:.4f}: "
+            f"{'holds' if holds else 'MISSED'}"
+        )
     return missed
 
 

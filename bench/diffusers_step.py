@@ -67,18 +67,39 @@ def main():
         for run in range(args.warm_up + args.repeats):
             times.clear()
             pipe(
-                args.prompt, height=args.height, width=args.width, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                max_sequence_length=args.length, generator=torch.Generator().manual_seed(args.seed), output_type="latent",
+                args.prompt,
+                height=args.height,
+                width=args.width,
+                num_inference_steps=args.steps,
+                guidance_scale=args.guidance,
+                max_sequence_length=args.length,
+                generator=torch.Generator().manual_seed(args.seed),
+                output_type="latent",
                 callback_on_step_end=at_step_end,
-            )  # fmt: skip
+            )
             if run >= args.warm_up:
                 seconds.append((times[-1] - times[0]) / args.steps)
-    print(json.dumps({
-        "seconds": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "repeats": seconds, "steps": args.steps,
-        "dtype": args.dtype, "threads": args.threads, "compile": args.compile, "width": args.width, "height": args.height,
-        "torch": torch.__version__, "model": os.path.basename(os.path.abspath(args.model)), "machine": machine(),
-        "load_before": load, "load_after": load_average(),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": statistics.median(seconds),
+                "min": min(seconds),
+                "max": max(seconds),
+                "repeats": seconds,
+                "steps": args.steps,
+                "dtype": args.dtype,
+                "threads": args.threads,
+                "compile": args.compile,
+                "width": args.width,
+                "height": args.height,
+                "torch": torch.__version__,
+                "model": os.path.basename(os.path.abspath(args.model)),
+                "machine": machine(),
+                "load_before": load,
+                "load_after": load_average(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -56,15 +56,33 @@ def main():
             s = statistics.median(timed(lambda: single(x, t, v, rope), args.repeats))  # noqa: B023
             # double: q k v o (4 d^2) and 8 d^2 of MLP per token; single: q k v (3 d^2), 4 d^2 in, 5 d^2 out
             work = 2 * n * 12 * HIDDEN**2 + 4 * n * n * HIDDEN
-            shapes.append({
-                "image_tokens": image, "text_tokens": args.text, "double": d, "single": s, "seconds": d + s,
-                "gflops_double": work / d / 1e9, "gflops_single": work / s / 1e9, "gflops": 2 * work / (d + s) / 1e9,
-                "share_of_best_gemm": 2 * work / (d + s) * gemm / (2 * 4096**3),
-            })  # fmt: skip
-    print(json.dumps({
-        "seconds": shapes[0]["seconds"], "shapes": shapes, "gemm_4096_gflops": 2 * 4096**3 / gemm / 1e9, "threads": args.threads,
-        "torch": torch.__version__, "machine": machine(), "load_before": load, "load_after": load_average(),
-    }))  # fmt: skip
+            shapes.append(
+                {
+                    "image_tokens": image,
+                    "text_tokens": args.text,
+                    "double": d,
+                    "single": s,
+                    "seconds": d + s,
+                    "gflops_double": work / d / 1e9,
+                    "gflops_single": work / s / 1e9,
+                    "gflops": 2 * work / (d + s) / 1e9,
+                    "share_of_best_gemm": 2 * work / (d + s) * gemm / (2 * 4096**3),
+                }
+            )
+    print(
+        json.dumps(
+            {
+                "seconds": shapes[0]["seconds"],
+                "shapes": shapes,
+                "gemm_4096_gflops": 2 * 4096**3 / gemm / 1e9,
+                "threads": args.threads,
+                "torch": torch.__version__,
+                "machine": machine(),
+                "load_before": load,
+                "load_after": load_average(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

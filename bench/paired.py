@@ -4,7 +4,8 @@
     python3 bench/paired.py [-n 7] [--key-a seconds] [--key-b phases.denoise/20] "COMMAND A" "COMMAND B"
 
 A key names a number in the JSON object on standard output: `seconds`, `phases.denoise`, `shapes.0.seconds`; `/` divides by
-another key, by a number or by the length of a list. Prints medians, the median of the ratios A/B (how many times faster B is, if
+another key, by a number or by the length of a list. Prints medians, the median of the ratios A/B (how many times faster B
+is, if
 the figures are times), minima and maxima, the processor, and the load before and after.
 """
 
@@ -44,10 +45,20 @@ def main():
         print(f"pair {i + 1}: A {a[-1]:.6g}  B {b[-1]:.6g}  A/B {a[-1] / b[-1]:.3f}", file=sys.stderr)
     ratios, after = [x / y for x, y in zip(a, b)], load_average()
     result = {
-        "pairs": args.n, "a": a, "b": b, "median_a": statistics.median(a), "median_b": statistics.median(b),
-        "median_ratio": statistics.median(ratios), "min_ratio": min(ratios), "max_ratio": max(ratios),
-        "machine": machine(), "load_before": before, "load_after": after, "command_a": args.a, "command_b": args.b,
-    }  # fmt: skip
+        "pairs": args.n,
+        "a": a,
+        "b": b,
+        "median_a": statistics.median(a),
+        "median_b": statistics.median(b),
+        "median_ratio": statistics.median(ratios),
+        "min_ratio": min(ratios),
+        "max_ratio": max(ratios),
+        "machine": machine(),
+        "load_before": before,
+        "load_after": after,
+        "command_a": args.a,
+        "command_b": args.b,
+    }
     if args.json:
         print(json.dumps(result))
     else:
@@ -57,7 +68,8 @@ def main():
             print(f"{name}: median {statistics.median(values):.6g}, min {min(values):.6g}, max {max(values):.6g}")
         print(f"A/B: median of {args.n} ratios {result['median_ratio']:.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}")
         print(
-            f"processor: {m['cpu']} (family {m['family']}, model {m['model']}), {m['cpus']} CPUs, L2 {m['L2']}, L3 {m['L3']}; {' '.join(m['flags'])}"
+            f"processor: {m['cpu']} (family {m['family']}, model {m['model']}), {m['cpus']} CPUs, "
+            f"L2 {m['L2']}, L3 {m['L3']}; {' '.join(m['flags'])}"
         )
         print(f"load average before {before}, after {after}")
     return 1 if args.bar and result["median_ratio"] < args.bar else 0

@@ -4,7 +4,8 @@
     ddit generate ... --patch auto|region --save-latent RUN.safetensors --save-steps --trace TRACE.json
     python3 tools/check_policy.py RUN.safetensors TRACE.json [--sigma-min 2:0.3,4:0.9|none] [--adapter FILE] [--quiet]
 
-Compares every traced statistic (1e-5 relative) and every decision where |s/tau - 1| > 1e-4, and, if step.K.velocity is there, the
+Compares every traced statistic (1e-5 relative) and every decision where |s/tau - 1| > 1e-4, and, if step.K.velocity is
+there, the
 Euler steps. tau is the trace's policy.tau_effective. The floors come from the option, else the trace (policy.sigma_min), else
 the adapter's metadata, else there are none. Exit status 1 if anything disagrees.
 """
@@ -150,7 +151,8 @@ def main():
             print(f"     WRONG: {problem}")
     policy = trace["policy"]
     print(
-        f"{args.run}: {policy['name']} order {policy['order']} tau {policy['tau_effective']:.6g} rho {policy['rho']} floors {sigma_min}: "
+        f"{args.run}: {policy['name']} order {policy['order']} tau {policy['tau_effective']:.6g} "
+        f"rho {policy['rho']} floors {sigma_min}: "
         f"{steps} steps, {bad} disagreements"
     )
     return 1 if bad else 0

@@ -3,7 +3,8 @@
 
     python3 tools/check_policy_runs.py --ddit FILE [--model FOLDER] [--out /tmp/ddit-policy] [--threads 2]
 
-Sizes, steps, thresholds and floors differ from run to run; one of the sizes is not divisible by the coarse cells. Exit status 1 if
+Sizes, steps, thresholds and floors differ from run to run; one of the sizes is not divisible by the coarse cells. Exit
+status 1 if
 any run disagrees.
 """
 
@@ -43,9 +44,32 @@ def main():
         for i, (width, height) in enumerate(SIZES):
             run, trace = args.out / f"{number:02}.safetensors", args.out / f"{number:02}.json"
             command = [
-                args.ddit, "generate", "-m", args.model, "-p", PROMPTS[i], "-W", width, "-H", height, "-s", number, "--steps", 20 + 4 * i,
-                "-t", args.threads, "-q", "-o", args.out / f"{number:02}.png", "--save-latent", run, "--save-steps", "--trace", trace, *policy,
-            ]  # fmt: skip
+                args.ddit,
+                "generate",
+                "-m",
+                args.model,
+                "-p",
+                PROMPTS[i],
+                "-W",
+                width,
+                "-H",
+                height,
+                "-s",
+                number,
+                "--steps",
+                20 + 4 * i,
+                "-t",
+                args.threads,
+                "-q",
+                "-o",
+                args.out / f"{number:02}.png",
+                "--save-latent",
+                run,
+                "--save-steps",
+                "--trace",
+                trace,
+                *policy,
+            ]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"exit {done.returncode}: {' '.join(map(str, command))}\n{done.stderr.strip()}")

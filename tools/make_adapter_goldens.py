@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes tests/golden/adapter: random adapters for flux_head32 and what tools/ddit_reference.py computes with them in float64.
 
-  adapter.safetensors              factors 2 and 4, rank 4 with alpha 8, residual linear+hf, BF16, every entry non-zero
+  adapter.safetensors           factors 2 and 4, rank 4 with alpha 8, residual linear+hf, BF16, every entry non-zero
   adapter_{none,linear,hf}.safetensors   factor 2 only, rank 2, one residual kind each, F32
-  adapter_init.safetensors         the untrained start, factor 2 only: from the base weights, nothing else
-  velocity_NN.safetensors          latent [16,h,w], t5 [L,width], pooled [width], velocity [16,h,w]; metadata: what, model, adapter
-                                   (file name or "none"), layout ("uniform K", "free K" or a layout string), sigma, guidance,
-                                   width, height, detail (of a free step)
-  schedule_N.safetensors           noise, t5, pooled, sigmas, step.K.latent, step.K.velocity, latent; metadata: schedule, prompt, ...
+  adapter_init.safetensors      the untrained start, factor 2 only: embed and de-embed made from the base weights, nothing else
+  velocity_NN.safetensors       latent [16,h,w], t5 [L,width], pooled [width], velocity [16,h,w]; metadata: what, model, adapter
+                                (file name or "none"), layout ("uniform K", "free K" or a layout string), sigma, guidance,
+                                width, height, detail (of a free step)
+  schedule_N.safetensors        noise, t5, pooled, sigmas, step.K.latent, step.K.velocity, latent; metadata: schedule,
+                                coarse, prompt, ...
 
 Latents, embeddings and results are stored as float32. The t5 and pooled embeddings are diffusers' (case_0 of the model), so a
 schedule can also be run from its prompt.
@@ -22,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ddit_reference import Flux, bilinear, from_string, parse_schedule, sigmas, uniform
+from stable_save import save_stable
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "tests" / "golden" / "flux_head32"
@@ -50,12 +51,30 @@ def lora_modules(config):
 
 def metadata(model, factors, rank, alpha, residual):
     return {
-        "format": "ddit-adapter", "version": "1", "arch": "flux", "base": "flux_head32", "patch": "2",
-        "factors": ",".join(map(str, factors)), "channels_in": "16", "channels_out": "16",
-        "hidden": str(model.heads * model.head), "rank": str(rank), "alpha": str(alpha), "position": "center", "id_scope": "image",
-        "residual": residual, "init": "pinv-bilinear", "sched_order": "3", "tau": "0.05", "tau_steps": "50", "rho": "0.4",
-        "std": "joint", "steps_trained": "0", "guidance": "3.5", "sigma_min": "2:0.3,4:0.9",
-    }  # fmt: skip
+        "format": "ddit-adapter",
+        "version": "1",
+        "arch": "flux",
+        "base": "flux_head32",
+        "patch": "2",
+        "factors": ",".join(map(str, factors)),
+        "channels_in": "16",
+        "channels_out": "16",
+        "hidden": str(model.heads * model.head),
+        "rank": str(rank),
+        "alpha": str(alpha),
+        "position": "center",
+        "id_scope": "image",
+        "residual": residual,
+        "init": "pinv-bilinear",
+        "sched_order": "3",
+        "tau": "0.05",
+        "tau_steps": "50",
+        "rho": "0.4",
+        "std": "joint",
+        "steps_trained": "0",
+        "guidance": "3.5",
+        "sigma_min": "2:0.3,4:0.9",
+    }
 
 
 def random_adapter(path, model, factors, rank, alpha, residual, dtype, seed):
@@ -77,7 +96,7 @@ def random_adapter(path, model, factors, rank, alpha, residual, dtype, seed):
             t[x + f"lora.{module}.B"] = random_matrix((out, rank), 0.5 / math.sqrt(rank), g, dtype)
     for name, tensor in t.items():
         assert bool((tensor != 0).all()), f"{name} has zero entries"
-    save_file(t, path, metadata=metadata(model, factors, rank, alpha, residual))
+    save_stable(t, path, metadata=metadata(model, factors, rank, alpha, residual))
 
 
 def init_adapter(path, model):
@@ -92,7 +111,7 @@ def init_adapter(path, model):
         t[f"ddit.x{k}.embed.bias"] = b.float()
         t[f"ddit.x{k}.deembed.weight"] = torch.einsum("ia,jb,cabd->cijd", up, up, v).float().contiguous()
         t[f"ddit.x{k}.deembed.bias"] = torch.einsum("ia,jb,cab->cij", up, up, c).float().contiguous()
-    save_file(t, path, metadata=metadata(model, (2,), 1, 1, "none"))
+    save_stable(t, path, metadata=metadata(model, (2,), 1, 1, "none"))
 
 
 def a_latent(h, w, sigma, seed):
@@ -147,9 +166,16 @@ def one_velocity(models, spec, text):
         v = model.velocity(z, cells, sigma, guidance, *text)
     out = {"latent": z, "t5": text[0], "pooled": text[1], "velocity": v.float()}
     about = {
-        "what": what, "model": MODEL.name, "adapter": adapter, "layout": layout, "sigma": repr(sigma), "guidance": str(guidance),
-        "width": str(width), "height": str(height), "detail": str(detail),
-    }  # fmt: skip
+        "what": what,
+        "model": MODEL.name,
+        "adapter": adapter,
+        "layout": layout,
+        "sigma": repr(sigma),
+        "guidance": str(guidance),
+        "width": str(width),
+        "height": str(height),
+        "detail": str(detail),
+    }
     return out, about, v
 
 
@@ -169,10 +195,18 @@ def one_schedule(models, spec, text, prompt, length):
         z = z + (float(s[k + 1]) - float(s[k])) * v
     out |= {"noise": noise, "t5": text[0], "pooled": text[1], "sigmas": torch.from_numpy(s), "latent": z.float()}
     about = {
-        "schedule": schedule, "coarse": coarse, "model": MODEL.name, "adapter": "adapter" if coarse == "adapter" else "none",
-        "prompt": prompt, "max_sequence_length": length, "seed": str(seed), "steps": str(len(factors)), "guidance": "3.5",
-        "width": str(width), "height": str(height),
-    }  # fmt: skip
+        "schedule": schedule,
+        "coarse": coarse,
+        "model": MODEL.name,
+        "adapter": "adapter" if coarse == "adapter" else "none",
+        "prompt": prompt,
+        "max_sequence_length": length,
+        "seed": str(seed),
+        "steps": str(len(factors)),
+        "guidance": "3.5",
+        "width": str(width),
+        "height": str(height),
+    }
     return out, about, z
 
 
@@ -196,11 +230,11 @@ def main():
         )
     for i, spec in enumerate(VELOCITIES):
         out, about, v = one_velocity(models, spec, text)
-        save_file(out, OUT / f"velocity_{i:02}.safetensors", metadata=about)
+        save_stable(out, OUT / f"velocity_{i:02}.safetensors", metadata=about)
         print(f"velocity_{i:02} {about['what']}: std {float(v.std()):.3f}")
     for i, spec in enumerate(SCHEDULES):
         out, about, z = one_schedule(models, spec, text, prompt, length)
-        save_file(out, OUT / f"schedule_{i}.safetensors", metadata=about)
+        save_stable(out, OUT / f"schedule_{i}.safetensors", metadata=about)
         print(f"schedule_{i} {about['schedule']} {about['coarse']}: std {float(z.std()):.3f}")
     for path in OUT.iterdir():
         path.chmod(0o644)

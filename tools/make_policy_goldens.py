@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/policy: made-up runs (latents of a path that is smoother in some places than in others) and what the policies
+"""Makes tests/golden/policy: made-up runs (latents of a path that is smoother in some places than in others) and what the
+policies
 decide on them, computed by tools/ddit_policy.py.
 
   run_NN.safetensors   step.K.latent [16,h,w] float32, K = 0..N-1
@@ -85,14 +86,25 @@ def decide(run, latents, sigmas):
             cells["4"], cells["2"] = whole.count("4"), whole.count("2")
             cells["1"] = h * w // 4 - 16 * cells["4"] - 4 * cells["2"]
         margin = min([margin] + [abs(s / used - 1) for s in near])
-        out.append({
-            "index": k, "sigma": float(sigmas[k]), "sigma_next": float(sigmas[k + 1]),
-            "stat": {str(f): s for f, s in stats.items()}, "cells": cells, "layout": layout,
-        })  # fmt: skip
+        out.append(
+            {
+                "index": k,
+                "sigma": float(sigmas[k]),
+                "sigma_next": float(sigmas[k + 1]),
+                "stat": {str(f): s for f, s in stats.items()},
+                "cells": cells,
+                "layout": layout,
+            }
+        )
     policy = {
-        "name": name, "tau": tau, "tau_steps": tau_steps, "tau_effective": used, "rho": rho, "order": order,
+        "name": name,
+        "tau": tau,
+        "tau_steps": tau_steps,
+        "tau_effective": used,
+        "rho": rho,
+        "order": order,
         "sigma_min": {str(k): v for k, v in sigma_min.items()},
-    }  # fmt: skip
+    }
     return {"format": "ddit-trace", "version": 1, "width": w * 8, "height": h * 8, "policy": policy, "steps": out}, margin
 
 

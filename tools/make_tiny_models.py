@@ -29,6 +29,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from stable_save import save_stable
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 EMOJI = ROOT / "models" / "emoji"
@@ -37,7 +39,8 @@ DYNAMIC = dict(
     shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
 )
 
-# name -> shapes. clip/t5: width, heads, layers; eos 2 is the legacy value that real FLUX folders carry (pool at argmax of the ids).
+# name -> shapes. clip/t5: width, heads, layers; eos 2 is the legacy value that real FLUX folders carry (pool at argmax of
+# the ids).
 MODELS = {
     "flux_head32": dict(  # like dev; float32 on disk, transformer and T5 in several shards
         head=32,
@@ -311,6 +314,8 @@ def make_folder(name, spec):
     (folder / "ddit.json").write_text(
         json.dumps({"name": name, "license": "MIT", "free_detail": {"2": 0.36, "4": 0.51}}) + "\n"
     )
+    for path in folder.rglob("*.*"):
+        path.chmod(0o644)
     return folder
 
 
@@ -392,9 +397,12 @@ def make_cases(folder, spec):
         a, b = runs[torch.float32], runs[torch.float64]
         pixels = a.pop("image_float")
         print(
-            f"{folder.name} case {number}: float32 against float64: t5 {relative(a['t5'], b['t5']):.1e} pooled {relative(a['pooled'], b['pooled']):.1e} "
-            f"velocity {relative(a['step.0.velocity'], b['step.0.velocity']):.1e} latent {relative(a['latent'], b['latent']):.1e} "
-            f"pixels off {int((a['image'].int() - b['image'].int()).abs().max())}; std: t5 {a['t5'].std():.2f} pooled {a['pooled'].std():.2f} "
+            f"{folder.name} case {number}: float32 against float64: t5 {relative(a['t5'], b['t5']):.1e} "
+            f"pooled {relative(a['pooled'], b['pooled']):.1e} "
+            f"velocity {relative(a['step.0.velocity'], b['step.0.velocity']):.1e} "
+            f"latent {relative(a['latent'], b['latent']):.1e} "
+            f"pixels off {int((a['image'].int() - b['image'].int()).abs().max())}; "
+            f"std: t5 {a['t5'].std():.2f} pooled {a['pooled'].std():.2f} "
             f"velocity {a['step.0.velocity'].std():.2f} latent {a['latent'].std():.2f} pixels {pixels.std():.2f} "
             f"clipped {float(((pixels <= 0) | (pixels >= 1)).float().mean()):.2f}"
         )
@@ -409,7 +417,7 @@ def make_cases(folder, spec):
             "cfg_scale": str(case.get("cfg", 1.0)),
             "max_sequence_length": str(case["length"]),
         }
-        save_file({k: x.contiguous() for k, x in a.items()}, folder / f"case_{number}.safetensors", metadata=metadata)
+        save_stable(a, folder / f"case_{number}.safetensors", metadata=metadata)
 
 
 def main():
