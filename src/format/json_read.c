@@ -81,12 +81,7 @@ static void fail_type(dd_json_reader *r, const char *key, const json_t *value, c
 
 int64_t dd_json_int(dd_json_reader *r, const char *key, int64_t fallback, int64_t min, int64_t max) {
     const json_t *value = value_of(r, key);
-    if (!value) {
-        if (fallback < min || fallback > max)
-            dd_json_fail(r, DDIT_ERR_FORMAT, "\"%s\" is missing, expected an integer from %" PRId64 " to %" PRId64, key, min,
-                         max);
-        return fallback;
-    }
+    if (!value) return fallback;
     if (!json_is_integer(value)) {
         fail_type(r, key, value, "an integer");
         return fallback;

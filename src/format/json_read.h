@@ -23,10 +23,10 @@ typedef struct dd_json_reader {
 ddit_status dd_json_parse_struct(void *out, size_t out_size, void (*fill)(void *out, dd_json_reader *r), size_t flags,
                                  const char *text, size_t size, const char *label, ddit_err *err);
 
-/* An integer in [min, max]; a default outside the range means that the key must be there. */
+/* An integer in [min, max]. The default may lie outside. */
 int64_t dd_json_int(dd_json_reader *r, const char *key, int64_t fallback, int64_t min, int64_t max);
 
-/* A finite number in [min, max]; a NaN default passes through. */
+/* A number in [min, max]. The default may lie outside, or be NaN. */
 double dd_json_number(dd_json_reader *r, const char *key, double fallback, double min, double max);
 
 bool dd_json_bool(dd_json_reader *r, const char *key, bool fallback);

@@ -8,22 +8,19 @@ typedef struct dtype_info {
 } dtype_info;
 
 static const dtype_info dtype_infos[DD_DTYPE_COUNT] = {
-    [DD_DTYPE_F32] = {"F32", 4},        [DD_DTYPE_BF16] = {"BF16", 2},      [DD_DTYPE_F16] = {"F16", 2},
-    [DD_DTYPE_F64] = {"F64", 8},        [DD_DTYPE_I8] = {"I8", 1},          [DD_DTYPE_U8] = {"U8", 1},
-    [DD_DTYPE_I16] = {"I16", 2},        [DD_DTYPE_U16] = {"U16", 2},        [DD_DTYPE_I32] = {"I32", 4},
-    [DD_DTYPE_U32] = {"U32", 4},        [DD_DTYPE_I64] = {"I64", 8},        [DD_DTYPE_U64] = {"U64", 8},
-    [DD_DTYPE_BOOL] = {"BOOL", 1},      [DD_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [DD_DTYPE_F8_E5M2] = {"F8_E5M2", 1},
+    [DD_DTYPE_F32] = {"F32", 4},   [DD_DTYPE_BF16] = {"BF16", 2},       [DD_DTYPE_F16] = {"F16", 2},
+    [DD_DTYPE_F64] = {"F64", 8},   [DD_DTYPE_I8] = {"I8", 1},           [DD_DTYPE_U8] = {"U8", 1},
+    [DD_DTYPE_I16] = {"I16", 2},   [DD_DTYPE_U16] = {"U16", 2},         [DD_DTYPE_I32] = {"I32", 4},
+    [DD_DTYPE_U32] = {"U32", 4},   [DD_DTYPE_I64] = {"I64", 8},         [DD_DTYPE_U64] = {"U64", 8},
+    [DD_DTYPE_BOOL] = {"BOOL", 1}, [DD_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [DD_DTYPE_F8_E5M2] = {"F8_E5M2", 1},
     [DD_DTYPE_Q8_0] = {"Q8_0", 0},
 };
 
-const char *dd_dtype_name(dd_dtype dtype) {
-    return (unsigned)dtype < DD_DTYPE_COUNT ? dtype_infos[dtype].name : "other";
-}
+const char *dd_dtype_name(dd_dtype dtype) { return (unsigned)dtype < DD_DTYPE_COUNT ? dtype_infos[dtype].name : "other"; }
 
 bool dd_dtype_bytes(dd_dtype dtype, uint64_t count, uint64_t *bytes) {
     if ((unsigned)dtype >= DD_DTYPE_COUNT) return false;
-    if (dtype == DD_DTYPE_Q8_0)
-        return count % DD_Q8_0_BLOCK == 0 && dd_mul_u64(count / DD_Q8_0_BLOCK, DD_Q8_0_BYTES, bytes);
+    if (dtype == DD_DTYPE_Q8_0) return count % DD_Q8_0_BLOCK == 0 && dd_mul_u64(count / DD_Q8_0_BLOCK, DD_Q8_0_BYTES, bytes);
     return dd_mul_u64(count, (uint64_t)dtype_infos[dtype].bytes, bytes);
 }
 
@@ -59,7 +56,13 @@ int64_t dd_tensor_row_count(const dd_tensor *t) {
 
 int64_t dd_tensor_row_size(const dd_tensor *t) { return t->rank > 0 ? t->shape[t->rank - 1] : 1; }
 
-/* The bodies below have no branches, only selections, so that the loops over them vectorise. */
+/* The bodies below have no branches, only masks, so that the loops over them vectorise. */
+
+/* yes where the condition is 1, no where it is 0. A ?: would tempt the compiler into a branch around the float arithmetic. */
+static inline uint32_t pick(bool condition, uint32_t yes, uint32_t no) {
+    uint32_t mask = 0u - (uint32_t)condition;
+    return (yes & mask) | (no & ~mask);
+}
 
 static inline uint32_t bits_of(float x) {
     uint32_t bits;
@@ -87,7 +90,7 @@ static inline float f32_from_f16(uint16_t x) {
     uint32_t normal = ((exponent + 112u) << 23) | (mantissa << 13);
     uint32_t special = 0x7f800000u | (mantissa << 13);
     uint32_t subnormal = bits_of((float)(int32_t)mantissa * 0x1p-24f); /* exact, and no subnormal float32 is touched */
-    uint32_t bits = exponent == 31u ? special : exponent ? normal : subnormal;
+    uint32_t bits = pick(exponent == 31u, special, pick(exponent != 0, normal, subnormal));
     return float_of(sign | bits);
 }
 
@@ -95,7 +98,7 @@ static inline float f32_from_f8_e4m3(uint8_t x) {
     uint32_t sign = (uint32_t)(x & 0x80u) << 24, exponent = (x >> 3) & 15u, mantissa = x & 7u;
     uint32_t normal = ((exponent + 120u) << 23) | (mantissa << 20);
     uint32_t subnormal = bits_of((float)(int32_t)mantissa * 0x1p-9f);
-    uint32_t bits = (x & 0x7fu) == 0x7fu ? 0x7fc00000u : exponent ? normal : subnormal;
+    uint32_t bits = pick((x & 0x7fu) == 0x7fu, 0x7fc00000u, pick(exponent != 0, normal, subnormal));
     return float_of(sign | bits);
 }
 
@@ -170,13 +173,16 @@ ddit_status dd_to_f32(float *out, const void *src, dd_dtype dtype, size_t count,
         return DDIT_OK;
     case DD_DTYPE_Q8_0:
         if (count % DD_Q8_0_BLOCK)
-            return dd_fail(err, DDIT_ERR_ARGUMENT, "%zu values are no whole blocks of Q8_0 (a multiple of 32 was expected)", count);
+            return dd_fail(err, DDIT_ERR_ARGUMENT, "%zu values are no whole blocks of Q8_0 (a multiple of 32 was expected)",
+                           count);
         f32_from_q8_0_row(out, bytes, count);
         return DDIT_OK;
     default: break;
     }
-    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "numbers of type %s cannot be used as weights (expected F32, BF16, F16, F64, "
-                   "F8_E4M3, F8_E5M2 or Q8_0)", dd_dtype_name(dtype));
+    return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                   "numbers of type %s cannot be used as weights (expected F32, BF16, F16, F64, "
+                   "F8_E4M3, F8_E5M2 or Q8_0)",
+                   dd_dtype_name(dtype));
 }
 
 ddit_status dd_to_bf16(uint16_t *out, const void *src, dd_dtype dtype, size_t count, ddit_err *err) {

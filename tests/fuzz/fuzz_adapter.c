@@ -22,8 +22,14 @@ static void check_list(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const dd_flux_config model = {.in_channels = 4, .out_channels = 4, .num_layers = 1, .num_single_layers = 1,
-                                         .hidden = 2, .mlp_hidden = 8, .patch = 2, .latent_channels = 1};
+    static const dd_flux_config model = {.in_channels = 4,
+                                         .out_channels = 4,
+                                         .num_layers = 1,
+                                         .num_single_layers = 1,
+                                         .hidden = 2,
+                                         .mlp_hidden = 8,
+                                         .patch = 2,
+                                         .latent_channels = 1};
     dd_adapter adapter;
     ddit_err err = {0};
     if (size > 0) check_list(data, size);

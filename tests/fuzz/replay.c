@@ -21,8 +21,10 @@ static int replay_file(const char *path) {
     uint8_t *data = malloc(size ? size : 1);
     int failed = !data || fread(data, 1, size, file) != size;
     fclose(file);
-    if (failed) fprintf(stderr, "%s: cannot be read\n", path);
-    else LLVMFuzzerTestOneInput(data, size);
+    if (failed)
+        fprintf(stderr, "%s: cannot be read\n", path);
+    else
+        LLVMFuzzerTestOneInput(data, size);
     free(data);
     return failed;
 }

@@ -27,8 +27,10 @@ static void add(made *m, const char *name, int rank, const int64_t *shape) {
 static void set(made *m, const char *key, const char *value) {
     for (size_t i = 0; i < m->pair_count; i++) {
         if (strcmp(m->pairs[i].key, key) != 0) continue;
-        if (value) m->pairs[i].value = value;
-        else m->pairs[i] = m->pairs[--m->pair_count];
+        if (value)
+            m->pairs[i].value = value;
+        else
+            m->pairs[i] = m->pairs[--m->pair_count];
         return;
     }
     if (value) m->pairs[m->pair_count++] = (dd_safetensors_pair){key, value};
@@ -60,10 +62,10 @@ static void add_factor(made *m, int factor) {
     int64_t n = 2 * factor;
     char prefix[16], name[96];
     snprintf(prefix, sizeof prefix, "ddit.x%d", factor);
-#define PART(part, rank, ...) \
-    do { \
-        snprintf(name, sizeof name, "%s." part, prefix); \
-        add(m, name, rank, (int64_t[]){__VA_ARGS__}); \
+#define PART(part, rank, ...)                                                                                                  \
+    do {                                                                                                                       \
+        snprintf(name, sizeof name, "%s." part, prefix);                                                                       \
+        add(m, name, rank, (int64_t[]){__VA_ARGS__});                                                                          \
     } while (0)
     PART("embed.weight", 4, HIDDEN, CHANNELS, n, n);
     PART("embed.bias", 1, HIDDEN);
@@ -79,18 +81,39 @@ static void add_factor(made *m, int factor) {
     add_lora(m, factor, "single_transformer_blocks.0.proj_mlp", HIDDEN, MLP);
 }
 
-static const dd_flux_config model = {.in_channels = 16, .out_channels = 16, .num_layers = 2, .num_single_layers = 1,
-                                     .hidden = HIDDEN, .mlp_hidden = MLP, .patch = 2, .latent_channels = CHANNELS};
+static const dd_flux_config model = {.in_channels = 16,
+                                     .out_channels = 16,
+                                     .num_layers = 2,
+                                     .num_single_layers = 1,
+                                     .hidden = HIDDEN,
+                                     .mlp_hidden = MLP,
+                                     .patch = 2,
+                                     .latent_channels = CHANNELS};
 
 static void make(made *m) {
     memset(m, 0, sizeof *m);
     add_factor(m, 2);
     add_factor(m, 4);
     static const dd_safetensors_pair pairs[] = {
-        {"format", "ddit-adapter"}, {"version", "1"},  {"arch", "flux"},   {"patch", "2"},       {"factors", "2,4"},
-        {"hidden", "8"},            {"rank", "2"},     {"alpha", "4"},     {"position", "center"}, {"id_scope", "image"},
-        {"residual", "linear+hf"},  {"tau", "0.02"},   {"rho", "0.4"},     {"sched_order", "2"}, {"std", "joint"},
-        {"channels_in", "4"},       {"channels_out", "4"}, {"sigma_min", "2:0.3,4:0.9"}, {"base", "tiny"},
+        {"format", "ddit-adapter"},
+        {"version", "1"},
+        {"arch", "flux"},
+        {"patch", "2"},
+        {"factors", "2,4"},
+        {"hidden", "8"},
+        {"rank", "2"},
+        {"alpha", "4"},
+        {"position", "center"},
+        {"id_scope", "image"},
+        {"residual", "linear+hf"},
+        {"tau", "0.02"},
+        {"rho", "0.4"},
+        {"sched_order", "2"},
+        {"std", "joint"},
+        {"channels_in", "4"},
+        {"channels_out", "4"},
+        {"sigma_min", "2:0.3,4:0.9"},
+        {"base", "tiny"},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) m->pairs[m->pair_count++] = pairs[i];
 }
@@ -173,18 +196,30 @@ static void bad_metadata(dd_test *t) {
         const char *key, *value;
         ddit_status code;
     } bad[] = {
-        {"format", NULL, DDIT_ERR_FORMAT},           {"format", "pt", DDIT_ERR_FORMAT},
-        {"version", "2", DDIT_ERR_UNSUPPORTED},      {"version", NULL, DDIT_ERR_UNSUPPORTED},
-        {"arch", "wan", DDIT_ERR_UNSUPPORTED},       {"position", "corner", DDIT_ERR_UNSUPPORTED},
-        {"id_scope", "all", DDIT_ERR_UNSUPPORTED},   {"std", "channel", DDIT_ERR_UNSUPPORTED},
-        {"residual", "cubic", DDIT_ERR_UNSUPPORTED}, {"patch", "0", DDIT_ERR_FORMAT},
-        {"patch", "two", DDIT_ERR_FORMAT},           {"rank", "-1", DDIT_ERR_FORMAT},
-        {"rank", "2.5", DDIT_ERR_FORMAT},            {"alpha", "1e9", DDIT_ERR_FORMAT},
-        {"tau", "nan", DDIT_ERR_FORMAT},             {"tau", "-0.1", DDIT_ERR_FORMAT},
-        {"rho", "1.5", DDIT_ERR_FORMAT},             {"rho", "0x1", DDIT_ERR_FORMAT},
-        {"sched_order", "4", DDIT_ERR_FORMAT},       {"tau_steps", "0", DDIT_ERR_FORMAT},
-        {"sigma_min", "3:0.5", DDIT_ERR_FORMAT},     {"factors", "2", DDIT_ERR_FORMAT},
-        {"factors", "2,4,8", DDIT_ERR_FORMAT},       {"text_tokens", "-3", DDIT_ERR_FORMAT},
+        {"format", NULL, DDIT_ERR_FORMAT},
+        {"format", "pt", DDIT_ERR_FORMAT},
+        {"version", "2", DDIT_ERR_UNSUPPORTED},
+        {"version", NULL, DDIT_ERR_UNSUPPORTED},
+        {"arch", "wan", DDIT_ERR_UNSUPPORTED},
+        {"position", "corner", DDIT_ERR_UNSUPPORTED},
+        {"id_scope", "all", DDIT_ERR_UNSUPPORTED},
+        {"std", "channel", DDIT_ERR_UNSUPPORTED},
+        {"residual", "cubic", DDIT_ERR_UNSUPPORTED},
+        {"patch", "0", DDIT_ERR_FORMAT},
+        {"patch", "two", DDIT_ERR_FORMAT},
+        {"rank", "-1", DDIT_ERR_FORMAT},
+        {"rank", "2.5", DDIT_ERR_FORMAT},
+        {"alpha", "1e9", DDIT_ERR_FORMAT},
+        {"tau", "nan", DDIT_ERR_FORMAT},
+        {"tau", "-0.1", DDIT_ERR_FORMAT},
+        {"rho", "1.5", DDIT_ERR_FORMAT},
+        {"rho", "0x1", DDIT_ERR_FORMAT},
+        {"sched_order", "4", DDIT_ERR_FORMAT},
+        {"tau_steps", "0", DDIT_ERR_FORMAT},
+        {"sigma_min", "3:0.5", DDIT_ERR_FORMAT},
+        {"factors", "2", DDIT_ERR_FORMAT},
+        {"factors", "2,4,8", DDIT_ERR_FORMAT},
+        {"text_tokens", "-3", DDIT_ERR_FORMAT},
     };
     made m;
     dd_adapter a;
@@ -218,8 +253,12 @@ static void bad_tensors(dd_test *t) {
     expect_bad_shape(t, "ddit.x2.res.bias", 0, 5, DDIT_ERR_FORMAT, "res.bias");
     expect_bad_shape(t, "ddit.x2.lora.transformer_blocks.0.ff.net.0.proj.A", 0, 3, DDIT_ERR_FORMAT, "[2, in]");
     expect_bad_shape(t, "ddit.x2.lora.transformer_blocks.0.ff.net.0.proj.B", 1, 3, DDIT_ERR_FORMAT, "[out, 2]");
-    static const char *const needed[] = {"ddit.x2.embed.weight", "ddit.x2.embed.bias", "ddit.x4.deembed.weight",
-                                         "ddit.x4.deembed.bias", "ddit.x2.res.weight", "ddit.x4.res.bias",
+    static const char *const needed[] = {"ddit.x2.embed.weight",
+                                         "ddit.x2.embed.bias",
+                                         "ddit.x4.deembed.weight",
+                                         "ddit.x4.deembed.bias",
+                                         "ddit.x2.res.weight",
+                                         "ddit.x4.res.bias",
                                          "ddit.x2.lora.transformer_blocks.0.ff.net.0.proj.A",
                                          "ddit.x2.lora.transformer_blocks.0.ff.net.0.proj.B"};
     made m;
@@ -230,8 +269,8 @@ static void bad_tensors(dd_test *t) {
         DD_FAILS(t, open_made(&m, &a, &model, &t->err), DDIT_ERR_FORMAT, "found");
         DD_CHECK(t, i > 5 || strstr(t->err.text, needed[i]));
     }
-    static const char *const unknown[] = {"other", "ddit.x8.id", "ddit.x2.more", "ddit.x2id", "ddit.x2.lora.a.C", "ddit.x2.lora..A",
-                                          "ddit.x"};
+    static const char *const unknown[] = {"other",           "ddit.x8.id", "ddit.x2.more", "ddit.x2id", "ddit.x2.lora.a.C",
+                                          "ddit.x2.lora..A", "ddit.x"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         make(&m);
         add(&m, unknown[i], 1, (int64_t[]){HIDDEN});
@@ -268,9 +307,10 @@ static void other_models(dd_test *t) {
     DD_FAILS(t, open_made(&m, &a, &other, &t->err), DDIT_ERR_MISMATCH, "single_transformer_blocks.1");
     other = model, other.mlp_hidden = 24;
     DD_FAILS(t, open_made(&m, &a, &other, &t->err), DDIT_ERR_MISMATCH, "as the model has");
-    static const char *const modules[] = {"transformer_blocks.0.attn.to_q", "transformer_blocks.x.ff.net.2", "blocks.0.ffn.net.2",
-                                          "transformer_blocks.01.ff.net.2", "transformer_blocks.0ff.net.2",
-                                          "single_transformer_blocks.0.ff.net.2", "transformer_blocks.9999999.ff.net.2"};
+    static const char *const modules[] = {
+        "transformer_blocks.0.attn.to_q",     "transformer_blocks.x.ff.net.2", "blocks.0.ffn.net.2",
+        "transformer_blocks.01.ff.net.2",     "transformer_blocks.0ff.net.2",  "single_transformer_blocks.0.ff.net.2",
+        "transformer_blocks.9999999.ff.net.2"};
     for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
         make(&m);
         add_lora(&m, 2, modules[i], HIDDEN, HIDDEN);
@@ -301,16 +341,20 @@ static void embedded_adapter(dd_test *t) {
     dd_adapter_close(&a);
     DD_FAILS(t, dd_adapter_open_memory(&a, &dd_allocator_libc, data, size - 1, "memory", &t->err), DDIT_ERR_FORMAT, "memory");
     dd_free(&dd_allocator_libc, data);
-    DD_FAILS(t, dd_adapter_open(&a, &dd_allocator_libc, "models/emoji/transformer/diffusion_pytorch_model.safetensors", &t->err),
+    DD_FAILS(t,
+             dd_adapter_open(&a, &dd_allocator_libc, "models/emoji/transformer/diffusion_pytorch_model.safetensors", &t->err),
              DDIT_ERR_FORMAT, "ddit-adapter");
     DD_FAILS(t, dd_adapter_open(&a, &dd_allocator_libc, "models/emoji/no", &t->err), DDIT_ERR_NOT_FOUND, "models/emoji/no");
 }
 
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
-        {"reads_everything", reads_everything}, {"the_untrained_start", the_untrained_start},
-        {"optional_metadata", optional_metadata}, {"bad_metadata", bad_metadata},
-        {"bad_tensors", bad_tensors},           {"other_models", other_models},
+        {"reads_everything", reads_everything},
+        {"the_untrained_start", the_untrained_start},
+        {"optional_metadata", optional_metadata},
+        {"bad_metadata", bad_metadata},
+        {"bad_tensors", bad_tensors},
+        {"other_models", other_models},
         {"embedded_adapter", embedded_adapter},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);

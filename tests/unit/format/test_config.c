@@ -177,7 +177,8 @@ static void defaults(dd_test *t) {
     dd_scheduler_config s;
     const char *linear = "{\"time_shift_type\":\"linear\"}";
     DD_NEED_OK(t, dd_scheduler_config_parse(&s, linear, strlen(linear), "x", &t->err));
-    DD_CHECK(t, s.time_shift == DD_SCHEDULER_SHIFT_LINEAR && s.shift == 1 && s.max_shift == 1.15 && s.max_image_seq_len == 4096);
+    DD_CHECK(t,
+             s.time_shift == DD_SCHEDULER_SHIFT_LINEAR && s.shift == 1 && s.max_shift == 1.15 && s.max_image_seq_len == 4096);
     dd_tokenizer_config k;
     const char *endless = "{\"model_max_length\":1000000000000000019884624838656,\"extra_ids\":100}";
     DD_NEED_OK(t, dd_tokenizer_config_parse(&k, endless, strlen(endless), "x", &t->err));
@@ -230,7 +231,8 @@ static void folders(dd_test *t) {
     make_model(folder);
     DD_OK(t, dd_model_folder_read(&m, a, folder, &t->err));
     DD_CHECK(t, !m.ddit.found && m.ddit.seed == -1 && isnan(m.ddit.guidance) && m.tokenizer_2.extra_ids == -1);
-    DD_FAILS(t, dd_model_folder_read(&m, a, in_folder(path, folder, "model_index.json"), &t->err), DDIT_ERR_FORMAT, "found a file");
+    DD_FAILS(t, dd_model_folder_read(&m, a, in_folder(path, folder, "model_index.json"), &t->err), DDIT_ERR_FORMAT,
+             "found a file");
     DD_FAILS(t, dd_model_folder_read(&m, a, in_folder(path, folder, "vae"), &t->err), DDIT_ERR_FORMAT, "the folder above it");
     for (size_t n = 1;; n++) {
         dd_test_allocator counting;

@@ -138,9 +138,15 @@ static void bad_lengths_are_refused(dd_test *t) {
         size_t size;
         const char *part;
     } cases[] = {
-        {0, 0, "at least 8"},           {0, 7, "at least 8"},          {0, 8, "JSON"},
-        {1, 8, "the 0 that follow"},    {3, 10, "the 2 that follow"},  {100000000, 10, "cut short"},
-        {100000001, 10, "100000000"},   {UINT64_MAX, 10, "at most"},   {UINT64_MAX - 7, 10, "at most"},
+        {0, 0, "at least 8"},
+        {0, 7, "at least 8"},
+        {0, 8, "JSON"},
+        {1, 8, "the 0 that follow"},
+        {3, 10, "the 2 that follow"},
+        {100000000, 10, "cut short"},
+        {100000001, 10, "100000000"},
+        {UINT64_MAX, 10, "at most"},
+        {UINT64_MAX - 7, 10, "at most"},
         {(uint64_t)1 << 63, 10, "at most"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -148,21 +154,20 @@ static void bad_lengths_are_refused(dd_test *t) {
         dd_safetensors *file;
         for (size_t k = 0; k < cases[i].size; k++)
             bytes[k] = k < 8 ? (uint8_t)(cases[i].length >> (8 * k)) : (uint8_t)("{}"[k % 2]);
-        DD_FAILS(t, dd_safetensors_open_memory(&file, &dd_allocator_libc, bytes, cases[i].size, label, &t->err), DDIT_ERR_FORMAT,
-                 cases[i].part);
+        DD_FAILS(t, dd_safetensors_open_memory(&file, &dd_allocator_libc, bytes, cases[i].size, label, &t->err),
+                 DDIT_ERR_FORMAT, cases[i].part);
         DD_CHECK(t, strstr(t->err.text, label) && strstr(t->err.text, "expected"));
         free(bytes);
     }
 }
 
-static const char valid_json[] =
-    " \n{\"b.weight\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
-    "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
-    "\"none\":{\"dtype\":\"F32\",\"shape\":[3,0],\"data_offsets\":[16,16]},"
-    "\"four\":{\"dtype\":\"F4\",\"shape\":[2,1,1,1,1,1,1,1],\"data_offsets\":[16,17]},"
-    "\"none2\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[16,16]},"
-    "\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[17,18],\"more\":1},"
-    "\"__metadata__\":{\"format\":\"pt\",\"a\":\"\"}}\t\r\n  ";
+static const char valid_json[] = " \n{\"b.weight\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
+                                 "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
+                                 "\"none\":{\"dtype\":\"F32\",\"shape\":[3,0],\"data_offsets\":[16,16]},"
+                                 "\"four\":{\"dtype\":\"F4\",\"shape\":[2,1,1,1,1,1,1,1],\"data_offsets\":[16,17]},"
+                                 "\"none2\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[16,16]},"
+                                 "\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[17,18],\"more\":1},"
+                                 "\"__metadata__\":{\"format\":\"pt\",\"a\":\"\"}}\t\r\n  ";
 
 static void valid_corners(dd_test *t) {
     dd_safetensors *file;
@@ -180,7 +185,8 @@ static void valid_corners(dd_test *t) {
     DD_CHECK(t, four && four->dtype == DD_DTYPE_OTHER && four->rank == 8 && strcmp(four->dtype_name, "F4") == 0);
     DD_CHECK(t, dd_safetensors_find(file, "") && dd_safetensors_find(file, "none")->count == 0);
     DD_CHECK(t, !dd_safetensors_find(file, "b") && !dd_safetensors_find(file, "__metadata__"));
-    for (size_t i = 1; i < 6; i++) DD_CHECK(t, strcmp(dd_safetensors_at(file, i - 1)->name, dd_safetensors_at(file, i)->name) < 0);
+    for (size_t i = 1; i < 6; i++)
+        DD_CHECK(t, strcmp(dd_safetensors_at(file, i - 1)->name, dd_safetensors_at(file, i)->name) < 0);
     DD_CHECK(t, dd_safetensors_metadata_count(file) == 2 && strcmp(dd_safetensors_metadata(file, "format"), "pt") == 0);
     const char *key, *value;
     dd_safetensors_metadata_at(file, 0, &key, &value);
@@ -214,9 +220,10 @@ static void every_dtype(dd_test *t) {
     static const struct {
         const char *name;
         unsigned bits;
-    } dtypes[] = {{"BOOL", 8}, {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8}, {"I8", 8}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
-                  {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16}, {"F16", 16}, {"BF16", 16},
-                  {"I32", 32}, {"U32", 32}, {"F32", 32}, {"C64", 64}, {"F64", 64}, {"I64", 64}, {"U64", 64}};
+    } dtypes[] = {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+                  {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+                  {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+                  {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
         char json[200];
         dd_safetensors *file;
@@ -313,8 +320,8 @@ static void many_tensors(dd_test *t) {
     size_t used = 1, size;
     json[0] = '{';
     for (int i = 0; i < N; i++)
-        used += (size_t)sprintf(json + used, "%s\"t%d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "",
-                                i, N - 1 - i, N - i);
+        used += (size_t)sprintf(json + used, "%s\"t%d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+                                i ? "," : "", i, N - 1 - i, N - i);
     strcpy(json + used, "}");
     uint8_t *bytes = make_file(json, N, &size);
     dd_safetensors *file;

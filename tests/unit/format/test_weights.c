@@ -1,6 +1,9 @@
 /* The writer, and weights in one file, in shards and in folders. */
 #include "format/weights.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "base/mapped_file.h"
 #include "format/safetensors_write.h"
 #include "format_test.h"
@@ -11,13 +14,12 @@ static dd_safetensors_item item(const char *name, dd_dtype dtype, int64_t n, con
     return (dd_safetensors_item){.name = name, .dtype = dtype, .rank = 1, .shape = {n}, .data = data};
 }
 
-/* The bytes that the reference writer makes of the same tensors (safetensors 0.5, save()). */
+/* The bytes that the reference writer makes of the same tensors (safetensors.torch.save). */
 static void writes_as_the_reference(dd_test *t) {
-    static const char expected[] =
-        "{\"__metadata__\":{\"format\":\"pt\"},"
-        "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-        "\"a\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[24,26]},"
-        "\"b\":{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[26,26]}}";
+    static const char expected[] = "{\"__metadata__\":{\"format\":\"pt\"},"
+                                   "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+                                   "\"a\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[24,26]},"
+                                   "\"b\":{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[26,26]}}";
     char folder[64], path[256];
     make_folder(folder);
     in_folder(path, folder, "out.safetensors");
@@ -70,10 +72,14 @@ static void refuses_to_write(dd_test *t) {
     dd_safetensors_item twice[] = {item("a", DD_DTYPE_F32, 6, numbers), item("a", DD_DTYPE_U8, 1, numbers)};
     DD_FAILS(t, dd_safetensors_write(a, path, twice, 2, NULL, 0, &t->err), DDIT_ERR_ARGUMENT, "two tensors");
     dd_safetensors_item bad[] = {
-        item("", DD_DTYPE_F32, 6, numbers),         item("__metadata__", DD_DTYPE_F32, 6, numbers),
-        item("a", DD_DTYPE_Q8_0, 32, numbers),      item("a", DD_DTYPE_COUNT, 6, numbers),
-        item("a", DD_DTYPE_F32, -1, numbers),       item("a", DD_DTYPE_F64, INT64_MAX, numbers),
-        item("a\xff", DD_DTYPE_F32, 6, numbers),    {.name = "a", .rank = 7},
+        item("", DD_DTYPE_F32, 6, numbers),
+        item("__metadata__", DD_DTYPE_F32, 6, numbers),
+        item("a", DD_DTYPE_Q8_0, 32, numbers),
+        item("a", DD_DTYPE_COUNT, 6, numbers),
+        item("a", DD_DTYPE_F32, -1, numbers),
+        item("a", DD_DTYPE_F64, INT64_MAX, numbers),
+        item("a\xff", DD_DTYPE_F32, 6, numbers),
+        {.name = "a", .rank = 7},
         {.name = "a", .rank = -1},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -105,6 +111,28 @@ static void out_of_memory_when_writing(dd_test *t) {
         DD_CHECK(t, status == DDIT_ERR_NO_MEMORY);
     }
     remove_folder(folder);
+}
+
+/* A disk that is full after 4096 bytes: an error, and nothing left behind. */
+static void a_full_disk(dd_test *t) {
+    char folder[64], path[256];
+    struct rlimit old, small;
+    make_folder(folder);
+    in_folder(path, folder, "out.safetensors");
+    uint8_t *bytes = calloc(1, 100000);
+    dd_safetensors_item items[] = {item("a", DD_DTYPE_U8, 100000, bytes), item("a", DD_DTYPE_U8, 100000, NULL)};
+    if (getrlimit(RLIMIT_FSIZE, &old) != 0) abort();
+    small = (struct rlimit){4096, old.rlim_max};
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    for (int i = 0; i < 2; i++) {
+        if (setrlimit(RLIMIT_FSIZE, &small) != 0) abort();
+        ddit_status status = dd_safetensors_write(&dd_allocator_libc, path, &items[i], 1, NULL, 0, &t->err);
+        if (setrlimit(RLIMIT_FSIZE, &old) != 0) abort();
+        DD_CHECK(t, status == DDIT_ERR_WRITE && strstr(t->err.text, path) && access(path, F_OK) != 0);
+    }
+    DD_CHECK(t, rmdir(folder) == 0); /* no temporary file either */
+    signal(SIGXFSZ, handler);
+    free(bytes);
 }
 
 static void write_model(dd_test *t, const char *folder, const char *name, const char *first, const char *second) {
@@ -162,7 +190,8 @@ static void sharded(dd_test *t) {
                "{\"metadata\":{\"total_size\":80},\"weight_map\":{\"z\":\"m-00001-of-00002.safetensors\","
                "\"b\":\"m-00002-of-00002.safetensors\",\"y\":\"m-00001-of-00002.safetensors\"}}");
     for (int k = 0; k < 2; k++) { /* as a folder and by the index itself */
-        DD_NEED_OK(t, dd_weight_files_open(&files, a, k ? in_folder(path, folder, "model.safetensors.index.json") : folder, &t->err));
+        DD_NEED_OK(
+            t, dd_weight_files_open(&files, a, k ? in_folder(path, folder, "model.safetensors.index.json") : folder, &t->err));
         DD_CHECK(t, dd_weight_files_count(files) == 3 && dd_weight_files_bytes(files) == 64);
         DD_CHECK(t, dd_weight_files_find(files, "z") && dd_weight_files_find(files, "y") && dd_weight_files_find(files, "b"));
         DD_CHECK(t, !dd_weight_files_find(files, "unlisted"));
@@ -218,16 +247,32 @@ static void too_many_shards(dd_test *t) {
 
 static void malformed_indexes(dd_test *t) {
     static const char *const bad[] = {
-        "", "[]", "{", "{}", "{\"weight_map\":7}", "{\"weight_map\":null}", "{\"weight_map\":{}}", "{\"weight_map\":[\"a\"]}",
-        "{\"weight_map\":{\"a\":7}}", "{\"weight_map\":{\"a\":null}}", "{\"weight_map\":{\"a\":\"\"}}",
-        "{\"weight_map\":{\"a\":\"..\"}}", "{\"weight_map\":{\"a\":\".\"}}", "{\"weight_map\":{\"a\":\"../x.safetensors\"}}",
-        "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "{\"weight_map\":{\"a\":\"x/y.safetensors\"}}",
-        "{\"weight_map\":{\"a\":\"x\\\\y.safetensors\"}}", "{\"weight_map\":{\"a\":\"x.safetensors\\u0000\"}}",
-        "{\"weight_map\":{\"a\":\"x\",\"a\":\"y\"}}", "{\"weight_map\":{\"a\":\"x\"},\"weight_map\":{\"b\":\"y\"}}",
-        "{\"weight_map\":{\"a\":\".hidden\"}}", "{\"weight_map\":{\"a\":\"\xff\"}}",
+        "",
+        "[]",
+        "{",
+        "{}",
+        "{\"weight_map\":7}",
+        "{\"weight_map\":null}",
+        "{\"weight_map\":{}}",
+        "{\"weight_map\":[\"a\"]}",
+        "{\"weight_map\":{\"a\":7}}",
+        "{\"weight_map\":{\"a\":null}}",
+        "{\"weight_map\":{\"a\":\"\"}}",
+        "{\"weight_map\":{\"a\":\"..\"}}",
+        "{\"weight_map\":{\"a\":\".\"}}",
+        "{\"weight_map\":{\"a\":\"../x.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"/etc/passwd\"}}",
+        "{\"weight_map\":{\"a\":\"x/y.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"x\\\\y.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"x.safetensors\\u0000\"}}",
+        "{\"weight_map\":{\"a\":\"x\",\"a\":\"y\"}}",
+        "{\"weight_map\":{\"a\":\"x\"},\"weight_map\":{\"b\":\"y\"}}",
+        "{\"weight_map\":{\"a\":\".hidden\"}}",
+        "{\"weight_map\":{\"a\":\"\xff\"}}",
         "{\"weight_map\":{\"a\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
-        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}}",
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+        "xxxxxxxxxxxxxxxxxxxxxxxxx\"}}",
     };
     size_t tensors = 9;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -247,6 +292,7 @@ int main(int argc, char **argv) {
         {"writes_zeros_and_nothing", writes_zeros_and_nothing},
         {"refuses_to_write", refuses_to_write},
         {"out_of_memory_when_writing", out_of_memory_when_writing},
+        {"a_full_disk", a_full_disk},
         {"single_files_and_folders", single_files_and_folders},
         {"sharded", sharded},
         {"an_index_without_folder_in_its_path", an_index_without_folder_in_its_path},

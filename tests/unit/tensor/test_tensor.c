@@ -71,7 +71,8 @@ static void f16_every_value(dd_test *t) {
         double expected = half_value(x);
         bool equal = isnan(expected) ? isnan(value) : bits_of(value) == bits_of((float)expected);
         bool back = isnan(expected) ? isnan(dd_f32_from_f16(dd_f16_from_f32(value))) : dd_f16_from_f32(value) == x;
-        if (!equal || !back) dd_test_fail(t, __FILE__, __LINE__, "f16 %04x gives %g, back %04x", x, value, dd_f16_from_f32(value));
+        if (!equal || !back)
+            dd_test_fail(t, __FILE__, __LINE__, "f16 %04x gives %g, back %04x", x, value, dd_f16_from_f32(value));
     }
 }
 
@@ -99,8 +100,10 @@ static void f8_every_value(dd_test *t) {
     for (int i = 0; i < 256; i++) {
         int exponent = i >> 3 & 15, mantissa = i & 7;
         double expected = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
-        if ((i & 127) == 127) DD_CHECK(t, isnan(e4m3[i]));
-        else DD_CHECK(t, bits_of(e4m3[i]) == bits_of((float)(i & 128 ? -expected : expected)));
+        if ((i & 127) == 127)
+            DD_CHECK(t, isnan(e4m3[i]));
+        else
+            DD_CHECK(t, bits_of(e4m3[i]) == bits_of((float)(i & 128 ? -expected : expected)));
         double half = half_value((uint32_t)i << 8);
         DD_CHECK(t, isnan(half) ? isnan(e5m2[i]) : (double)e5m2[i] == half);
     }
@@ -167,10 +170,10 @@ static void integers_are_refused(dd_test *t) {
 
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
-        {"sizes_of_dtypes", sizes_of_dtypes},       {"views", views},
-        {"bf16_rounds_to_even", bf16_rounds_to_even}, {"f16_every_value", f16_every_value},
-        {"f16_rounds_to_even", f16_rounds_to_even}, {"f8_every_value", f8_every_value},
-        {"conversions_of_rows", conversions_of_rows}, {"q8_0_blocks", q8_0_blocks},
+        {"sizes_of_dtypes", sizes_of_dtypes},           {"views", views},
+        {"bf16_rounds_to_even", bf16_rounds_to_even},   {"f16_every_value", f16_every_value},
+        {"f16_rounds_to_even", f16_rounds_to_even},     {"f8_every_value", f8_every_value},
+        {"conversions_of_rows", conversions_of_rows},   {"q8_0_blocks", q8_0_blocks},
         {"integers_are_refused", integers_are_refused},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
