@@ -134,6 +134,7 @@ DDIT_API ddit_status ddit_session_reseed(ddit_session *session, uint64_t seed, d
 DDIT_API ddit_status ddit_session_decode(ddit_session *session, ddit_image **out, ddit_err *err);
 
 /* The effective values, schedule, statistics and seconds of the last run as JSON text (format "ddit-trace", docs/trace.md).
+ * Before a run has ended, the effective values alone: "schedule" is null and "steps" empty.
  * The text belongs to the session and lives until its next call. */
 DDIT_API ddit_status ddit_session_trace(ddit_session *session, const char **json, ddit_err *err);
 
@@ -158,6 +159,14 @@ DDIT_API void ddit_image_free(ddit_image *image); /* NULL accepted */
 /* Writes a PNG with two texts, `parameters` (as AUTOMATIC1111 writes them) and `ddit` (JSON that repeats the run); the file
  * appears whole or not at all. Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE. */
 DDIT_API ddit_status ddit_image_save_png(const ddit_image *image, const char *path, ddit_err *err);
+
+/* A new image that shows both beside each other, `left` first, for comparing; it has no texts. Heights must be equal.
+ * Errors: DDIT_ERR_ARGUMENT, DDIT_ERR_NO_MEMORY. The image belongs to the caller. */
+DDIT_API ddit_status ddit_image_join(ddit_image **out, const ddit_image *left, const ddit_image *right, ddit_err *err);
+
+/* Peak signal-to-noise ratio in dB between two images of one size, over all 8-bit values; infinity when they are equal, NaN when the
+ * sizes differ. */
+DDIT_API double ddit_image_psnr(const ddit_image *a, const ddit_image *b);
 
 /* Removes the texts from the image, so that ddit_image_save_png writes none. */
 DDIT_API void ddit_image_strip(ddit_image *image);

@@ -40,7 +40,7 @@ ddit_status ddit_context_create(ddit_context **out, const ddit_context_params *p
     if (!p.alloc != !p.free) return dd_fail(err, DDIT_ERR_ARGUMENT, "alloc and free come together: one of them is missing");
     if (p.threads < 0 || p.threads > MAX_THREADS)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "threads is %d, expected 0 (all cores) to %d", p.threads, MAX_THREADS);
-    dd_precision precision;
+    dd_precision precision = DD_PRECISION_AUTO;
     DD_TRY(parse_precision(p.precision, &precision, err));
     dd_allocator a = p.alloc ? (dd_allocator){p.alloc, p.free, p.user} : dd_allocator_libc;
     ddit_context *context;

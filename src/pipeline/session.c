@@ -198,7 +198,6 @@ done:
 
 ddit_status ddit_session_trace(ddit_session *s, const char **json, ddit_err *err) {
     *json = NULL;
-    if (!s->ran) return dd_fail(err, DDIT_ERR_ARGUMENT, "there is no trace: the session has not been run to its end");
     dd_free(&s->model->context->allocator, s->trace);
     s->trace = NULL;
     DD_TRY(dd_trace_json(s, false, &s->trace, err));

@@ -117,10 +117,11 @@ ddit_status dd_trace_json(const ddit_session *s, bool compact, char **text, ddit
     const dd_step_record *records = dd_sampler_records(s->sampler, &count);
     char *schedule = NULL;
     *text = NULL;
-    DD_TRY(written_schedule(s, records, count, &schedule, err));
+    if (!s->ran) count = 0;
+    if (count > 0) DD_TRY(written_schedule(s, records, count, &schedule, err));
     json_t *root = json_object(), *steps = json_array();
     set_settings(root, s);
-    json_object_set_new(root, "schedule", json_string(schedule));
+    json_object_set_new(root, "schedule", schedule ? json_string(schedule) : json_null());
     if (!compact) json_object_set_new(root, "phases", phases_json(&s->seconds));
     for (int k = 0; k < count; k++) json_array_append_new(steps, step_json(&records[k], compact));
     json_object_set_new(root, "steps", steps);
