@@ -31,7 +31,8 @@ def quick_gelu(x):
 
 def activations():
     x = torch.linspace(-9, 9, 73).float().double()
-    keep("activation", x=x, silu=F.silu(x), gelu_tanh=F.gelu(x, approximate="tanh"), gelu_erf=F.gelu(x), quick_gelu=quick_gelu(x))
+    keep("activation", x=x, silu=F.silu(x), gelu_tanh=F.gelu(x, approximate="tanh"), gelu_erf=F.gelu(x),
+         quick_gelu=quick_gelu(x))
 
 
 def linear():

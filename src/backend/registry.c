@@ -20,8 +20,8 @@ static ddit_status open_cpu(dd_backend **out, const char *name, dd_precision pre
     bool bf16 = precision == DD_PRECISION_BF16 || (precision == DD_PRECISION_AUTO && dd_cpu_has_bf16());
     if (bf16 && !dd_cpu_has_bf16())
         return dd_fail(err, DDIT_ERR_UNSUPPORTED,
-                       "backend %s: precision bf16 was asked for, but this processor does not multiply bf16 (it needs AVX512-BF16 "
-                       "or AMX-BF16); use f32 or auto", name);
+                       "backend %s: precision bf16 was asked for, but this processor does not multiply bf16 (it needs "
+                       "AVX512-BF16 or AMX-BF16); use f32 or auto", name);
     dd_cpu_options options = {.activation = bf16 ? DD_DTYPE_BF16 : DD_DTYPE_F32,
                               .threads = threads ? threads : usable_cores(),
                               .only_onednn = strcmp(name, "cpu-onednn") == 0};
@@ -33,7 +33,8 @@ ddit_status dd_backend_open(dd_backend **out, const char *name, dd_precision pre
     *out = NULL;
     if (!name) name = "cpu";
     if (threads < 0)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "backend %s: %d threads were asked for, expected 0 (one per core) or more", name, threads);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "backend %s: %d threads were asked for, expected 0 (one per core) or more",
+                       name, threads);
     if (strcmp(name, "cpu") == 0 || strcmp(name, "cpu-onednn") == 0) return open_cpu(out, name, precision, threads, a, err);
     if (strcmp(name, "ref") != 0)
         return dd_fail(err, DDIT_ERR_UNSUPPORTED, "backend \"%s\" is not known; there are cpu, cpu-onednn and ref", name);

@@ -54,11 +54,12 @@ ddit_status dd_op_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight
     if (!conv) d.kh = d.kw = 1;
     DD_TRY(dd_op_require(&c, d.data && d.out > 0 && d.in > 0, "weight %s is [%" PRId64 ", %" PRId64 "]%s", d.name, d.out, d.in,
                          d.data ? "" : " without data"));
-    DD_TRY(dd_op_require(&c, d.kh == d.kw && (d.kh == 1 || d.kh == 3), "weight %s is a %d x %d convolution, expected 1 x 1 or 3 x 3",
-                         d.name, d.kh, d.kw));
+    DD_TRY(dd_op_require(&c, d.kh == d.kw && (d.kh == 1 || d.kh == 3),
+                         "weight %s is a %d x %d convolution, expected 1 x 1 or 3 x 3", d.name, d.kh, d.kw));
     if (!is_float(d.dtype) || (d.bias && !is_float(d.bias_dtype))) {
         dd_dtype wrong = is_float(d.dtype) ? d.bias_dtype : d.dtype;
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "weight_prepare: weight %s [%" PRId64 ", %" PRId64 "] has %s of dtype %s, expected a "
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                       "weight_prepare: weight %s [%" PRId64 ", %" PRId64 "] has %s of dtype %s, expected a "
                        "float dtype", d.name, d.out, d.in, is_float(d.dtype) ? "a bias" : "values",
                        wrong < DD_DTYPE_COUNT ? dd_dtype_name(wrong) : "unknown");
     }
@@ -78,13 +79,15 @@ dd_weight_info dd_op_weight_info(const dd_backend *b, const dd_weight *w) { retu
 
 /* ------------------------------------------------------------------------------------------------ linear and convolution */
 
-static ddit_status check_lora(const dd_backend *b, const dd_op_check *c, const dd_lora *l, const dd_weight_info *w, int64_t rows) {
+static ddit_status check_lora(const dd_backend *b, const dd_op_check *c, const dd_lora *l, const dd_weight_info *w,
+                              int64_t rows) {
     DD_TRY(dd_op_require(c, l->down && l->up, "a weight of an overlay is missing"));
     dd_weight_info down = b->ops->weight_info(l->down), up = b->ops->weight_info(l->up);
-    bool fits = down.kind == DD_WEIGHT_LINEAR && up.kind == DD_WEIGHT_LINEAR && down.in == w->in && up.out == w->out && up.in == down.out;
+    bool fits = down.kind == DD_WEIGHT_LINEAR && up.kind == DD_WEIGHT_LINEAR && down.in == w->in && up.out == w->out &&
+                up.in == down.out;
     DD_TRY(dd_op_require(c, fits,
-                         "an overlay of down [%" PRId64 ", %" PRId64 "] and up [%" PRId64 ", %" PRId64 "] lies on a weight [%" PRId64
-                         ", %" PRId64 "]", down.out, down.in, up.out, up.in, w->out, w->in));
+                         "an overlay of down [%" PRId64 ", %" PRId64 "] and up [%" PRId64 ", %" PRId64 "] lies on a weight "
+                         "[%" PRId64 ", %" PRId64 "]", down.out, down.in, up.out, up.in, w->out, w->in));
     DD_TRY(dd_op_require(c, down.input_dtype == w->input_dtype, "an overlay and its weight [%" PRId64 ", %" PRId64
                          "] differ in precision", w->out, w->in));
     return dd_op_require(c, 0 <= l->row_begin && l->row_begin <= l->row_end && l->row_end <= rows,
@@ -100,7 +103,8 @@ ddit_status dd_op_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err) 
     DD_TRY(dd_op_slot(b, b->ops->linear, c.op, err));
     DD_TRY(dd_op_require(&c, a->w, "the weight is missing"));
     dd_weight_info w = b->ops->weight_info(a->w);
-    DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_LINEAR, "the weight [%" PRId64 ", %" PRId64 "] is a convolution", w.out, w.in));
+    DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_LINEAR, "the weight [%" PRId64 ", %" PRId64 "] is a convolution", w.out,
+                         w.in));
     int64_t rows = a->y.shape[0];
     DD_TRY(dd_op_want_2d(&c, "y", &a->y, c.either, -1, w.out));
     DD_TRY(dd_op_want_2d(&c, "x", &a->x, 1u << w.input_dtype, rows, w.in));
@@ -108,7 +112,8 @@ ddit_status dd_op_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err) 
     DD_TRY(dd_op_want_optional_vector(&c, "gate", a->gate, w.out));
     if (a->add) DD_TRY(dd_op_want_2d(&c, "add", a->add, DD_SET_F32, rows, w.out));
     DD_TRY(check_activation(&c, a->activation));
-    DD_TRY(dd_op_require(&c, a->lora_count == 0 || (a->lora_count > 0 && a->lora), "the list of %d overlays is missing", a->lora_count));
+    DD_TRY(dd_op_require(&c, a->lora_count == 0 || (a->lora_count > 0 && a->lora), "the list of %d overlays is missing",
+                         a->lora_count));
     for (int l = 0; l < a->lora_count; l++) DD_TRY(check_lora(b, &c, &a->lora[l], &w, rows));
     DD_TRY(dd_op_apart(&c, "y", &a->y, "x", &a->x));
     DD_TRY(dd_op_apart(&c, "y", &a->y, "mul", a->mul));
@@ -122,7 +127,8 @@ ddit_status dd_op_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err) 
     DD_TRY(dd_op_slot(b, b->ops->conv2d, c.op, err));
     DD_TRY(dd_op_require(&c, a->w, "the weight is missing"));
     dd_weight_info w = b->ops->weight_info(a->w);
-    DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_CONV2D, "the weight [%" PRId64 ", %" PRId64 "] is not a convolution", w.out, w.in));
+    DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_CONV2D, "the weight [%" PRId64 ", %" PRId64 "] is not a convolution", w.out,
+                         w.in));
     DD_TRY(dd_op_require(&c, a->height > 0 && a->width > 0 && a->height <= INT32_MAX && a->width <= INT32_MAX,
                          "the picture is %" PRId64 " x %" PRId64 " pixels", a->height, a->width));
     int64_t pixels = a->height * a->width;
@@ -138,7 +144,8 @@ ddit_status dd_op_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err) 
 
 /* heads > 0 and a whole number of values each. */
 static ddit_status check_heads(const dd_op_check *c, int64_t width, int heads) {
-    return dd_op_require(c, heads > 0 && width > 0 && width % heads == 0, "%" PRId64 " columns do not divide into %d heads", width, heads);
+    return dd_op_require(c, heads > 0 && width > 0 && width % heads == 0, "%" PRId64 " columns do not divide into %d heads",
+                         width, heads);
 }
 
 ddit_status dd_op_attention(dd_backend *b, const dd_attention_args *a, ddit_err *err) {
@@ -218,7 +225,8 @@ ddit_status dd_op_linear_grad(dd_backend *b, const dd_linear_grad_args *g, ddit_
     if (g->dx) {
         DD_TRY(dd_op_require(&c, g->w, "dx is wanted but the weight is missing"));
         dd_weight_info w = b->ops->weight_info(g->w);
-        DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_LINEAR && w.out == out, "the weight is [%" PRId64 ", %" PRId64 "], dy has %" PRId64
+        DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_LINEAR && w.out == out,
+                             "the weight is [%" PRId64 ", %" PRId64 "], dy has %" PRId64
                              " columns", w.out, w.in, out));
         DD_TRY(dd_op_want_2d(&c, "dx", g->dx, DD_SET_F32, rows, w.in));
         DD_TRY(dd_op_apart(&c, "dx", g->dx, "dy", &g->dy));

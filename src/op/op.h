@@ -241,8 +241,8 @@ typedef struct dd_backend_ops {
     ddit_status (*group_norm)(dd_backend *b, const dd_group_norm_args *a, ddit_err *err);
     ddit_status (*qk_norm_rope)(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err);
     /* y = activation(a * x + b * z); z may be NULL; x, y, z [M, N], y and x may differ in dtype (this is also cast and copy) */
-    ddit_status (*affine)(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                          ddit_err *err);
+    ddit_status (*affine)(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                          dd_activation activation, ddit_err *err);
     /* y[i, :] = table[ids[i], :]; ids [M] I32, table [V, D] any float dtype, y F32 or act */
     ddit_status (*gather_rows)(dd_backend *b, dd_tensor y, dd_tensor table, dd_tensor ids, ddit_err *err);
     /* nearest x2: y [2H*2W, C] from x [H*W, C] */
@@ -277,8 +277,8 @@ ddit_status dd_op_attention(dd_backend *b, const dd_attention_args *a, ddit_err 
 ddit_status dd_op_norm(dd_backend *b, const dd_norm_args *a, ddit_err *err);
 ddit_status dd_op_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_err *err);
 ddit_status dd_op_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err);
-ddit_status dd_op_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                         ddit_err *err);
+ddit_status dd_op_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                         dd_activation activation, ddit_err *err);
 ddit_status dd_op_gather_rows(dd_backend *b, dd_tensor y, dd_tensor table, dd_tensor ids, ddit_err *err);
 ddit_status dd_op_upsample2x(dd_backend *b, dd_tensor y, dd_tensor x, int64_t height, int64_t width, ddit_err *err);
 ddit_status dd_op_cells_gather(dd_backend *b, const dd_cells_gather_args *a, ddit_err *err);

@@ -49,8 +49,8 @@ static ddit_status mismatch(const dd_op_check *c, const char *name, const dd_ten
     return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s is %s, expected %s", c->op, name, found, expected);
 }
 
-ddit_status dd_op_want(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int rank, int64_t d0, int64_t d1,
-                       int64_t d2) {
+ddit_status dd_op_want(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int rank, int64_t d0,
+                       int64_t d1, int64_t d2) {
     int64_t shape[3] = {d0, d1, d2};
     if (!t) return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s is missing", c->op, name);
     bool fits = t->rank == rank && t->dtype < DD_DTYPE_COUNT && (dtypes >> t->dtype & 1);
@@ -61,8 +61,8 @@ ddit_status dd_op_want(const dd_op_check *c, const char *name, const dd_tensor *
     }
     if (!fits) return mismatch(c, name, t, dtypes, rank, shape);
     if (rank > 1 && t->ld < t->shape[rank - 1])
-        return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s has rows of %" PRId64 " values that are %" PRId64 " apart", c->op, name,
-                       t->shape[rank - 1], t->ld);
+        return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s has rows of %" PRId64 " values that are %" PRId64 " apart", c->op,
+                       name, t->shape[rank - 1], t->ld);
     if (!t->data && !empty) return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s has no memory", c->op, name);
     return DDIT_OK;
 }
@@ -117,9 +117,11 @@ ddit_status dd_op_apart(const dd_op_check *c, const char *y_name, const dd_tenso
     return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s shares memory with %s", c->op, y_name, x_name);
 }
 
-ddit_status dd_op_apart_or_same(const dd_op_check *c, const char *y_name, const dd_tensor *y, const char *x_name, const dd_tensor *x) {
+ddit_status dd_op_apart_or_same(const dd_op_check *c, const char *y_name, const dd_tensor *y, const char *x_name,
+                                const dd_tensor *x) {
     if (!x || same(x, y) || !overlap(x, y)) return DDIT_OK;
-    return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s shares memory with %s without being the same view", c->op, y_name, x_name);
+    return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s shares memory with %s without being the same view", c->op, y_name,
+                   x_name);
 }
 
 ddit_status dd_op_slot(const dd_backend *b, bool filled, const char *op, ddit_err *err) {

@@ -24,14 +24,15 @@ dd_op_check dd_op_check_begin(const dd_backend *b, const char *op, ddit_err *err
 
 /* t must have rank 1, 2 or 3, a dtype of the set, this shape (an extent of -1 fits anything from 0), ld >= row size, and memory
  * unless it is empty. Sentence: `linear: x is [3, 4] F32, expected [3, 8] BF16`. */
-ddit_status dd_op_want(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int rank, int64_t d0, int64_t d1,
-                       int64_t d2);
+ddit_status dd_op_want(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int rank, int64_t d0,
+                       int64_t d1, int64_t d2);
 
-static inline ddit_status dd_op_want_1d(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int64_t n) {
+static inline ddit_status dd_op_want_1d(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes,
+                                        int64_t n) {
     return dd_op_want(c, name, t, dtypes, 1, n, 0, 0);
 }
-static inline ddit_status dd_op_want_2d(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int64_t rows,
-                                        int64_t cols) {
+static inline ddit_status dd_op_want_2d(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes,
+                                        int64_t rows, int64_t cols) {
     return dd_op_want(c, name, t, dtypes, 2, rows, cols, 0);
 }
 static inline ddit_status dd_op_want_3d(const dd_op_check *c, const char *name, const dd_tensor *t, unsigned dtypes, int64_t d0,
@@ -48,7 +49,8 @@ __attribute__((format(printf, 3, 4))) ddit_status dd_op_require(const dd_op_chec
 ddit_status dd_op_apart(const dd_op_check *c, const char *y_name, const dd_tensor *y, const char *x_name, const dd_tensor *x);
 
 /* y may be exactly x (same memory, dtype and ld) or must not share memory with it. */
-ddit_status dd_op_apart_or_same(const dd_op_check *c, const char *y_name, const dd_tensor *y, const char *x_name, const dd_tensor *x);
+ddit_status dd_op_apart_or_same(const dd_op_check *c, const char *y_name, const dd_tensor *y, const char *x_name,
+                                const dd_tensor *x);
 
 /* DDIT_ERR_UNSUPPORTED naming the backend and op unless the slot is there. */
 ddit_status dd_op_slot(const dd_backend *b, bool filled, const char *op, ddit_err *err);

@@ -7,8 +7,8 @@ enum { CELL_MAX = 64 }; /* latent pixels along a cell's side, or a pooling facto
 
 /* ------------------------------------------------------------------------------------------------ pointwise */
 
-ddit_status dd_op_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                         ddit_err *err) {
+ddit_status dd_op_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                         dd_activation activation, ddit_err *err) {
     dd_op_check c = dd_op_check_begin(b, "affine", err);
     DD_TRY(dd_op_slot(b, b->ops->affine, c.op, err));
     DD_TRY(dd_op_want_2d(&c, "y", &y, c.either, -1, -1));
@@ -29,7 +29,8 @@ ddit_status dd_op_gather_rows(dd_backend *b, dd_tensor y, dd_tensor table, dd_te
     uint64_t bytes;
     DD_TRY(dd_op_require(&c, dd_dtype_bytes(table.dtype, (uint64_t)table.ld, &bytes) &&
                                  dd_dtype_bytes(table.dtype, (uint64_t)y.shape[1], &bytes),
-                         "a row of %" PRId64 " values is no whole number of %s blocks", y.shape[1], dd_dtype_name(table.dtype)));
+                         "a row of %" PRId64 " values is no whole number of %s blocks", y.shape[1],
+                         dd_dtype_name(table.dtype)));
     DD_TRY(dd_op_apart(&c, "y", &y, "table", &table));
     DD_TRY(dd_op_apart(&c, "y", &y, "ids", &ids));
     return y.shape[0] && y.shape[1] ? b->ops->gather_rows(b, y, table, ids, err) : DDIT_OK;
@@ -60,8 +61,8 @@ ddit_status dd_op_channels_last(dd_backend *b, dd_tensor y, dd_tensor x, float a
 /* A latent [C, h, w] of at least one value. */
 static ddit_status check_latent(const dd_op_check *c, const char *name, const dd_tensor *t) {
     DD_TRY(dd_op_want_3d(c, name, t, DD_SET_F32, -1, -1, -1));
-    return dd_op_require(c, t->shape[0] > 0 && t->shape[1] > 0 && t->shape[2] > 0, "%s is empty: [%" PRId64 ", %" PRId64 ", %" PRId64 "]",
-                         name, t->shape[0], t->shape[1], t->shape[2]);
+    return dd_op_require(c, t->shape[0] > 0 && t->shape[1] > 0 && t->shape[2] > 0,
+                         "%s is empty: [%" PRId64 ", %" PRId64 ", %" PRId64 "]", name, t->shape[0], t->shape[1], t->shape[2]);
 }
 
 static ddit_status same_latent(const dd_op_check *c, const char *name, const dd_tensor *t, const dd_tensor *as) {

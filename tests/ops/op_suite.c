@@ -10,7 +10,8 @@ dd_backend *op_open(dd_test *t, const op_choice *choice, int threads, const dd_a
     dd_backend *b = NULL;
     if (!choice->name) {
         DD_OK(t, dd_ref_open(&b, a, &t->err));
-        if (b) b->activation = choice->activation; /* ref's slots take both dtypes; a backend that takes them over relies on it */
+        /* ref's slots take both dtypes; a backend that takes them over relies on it */
+        if (b) b->activation = choice->activation;
         return b;
     }
     dd_precision precision = choice->activation == DD_DTYPE_BF16 ? DD_PRECISION_BF16 : DD_PRECISION_F32;
@@ -207,7 +208,8 @@ void op_compare(dd_test *t, const op_choice *choice, const char *label, op_case 
         if (!runs[i].b) break;
         run_on(&runs[i], run, param);
         if (i == 0 || t->failures != failures) continue;
-        if (runs[i].result_count != runs[0].result_count) dd_test_fail(t, __FILE__, __LINE__, "%s: the case is not the same twice", label);
+        if (runs[i].result_count != runs[0].result_count)
+            dd_test_fail(t, __FILE__, __LINE__, "%s: the case is not the same twice", label);
         else if (i > 1 && memcmp(runs[i].result, runs[1].result, runs[i].result_count * sizeof(float)) != 0)
             dd_test_fail(t, __FILE__, __LINE__, "%s: %d threads give other bytes than one", label, i);
         if (i != 1 || t->failures != failures) continue;

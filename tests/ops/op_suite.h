@@ -1,5 +1,5 @@
-/* Compares the slots of every backend with ref. A case is a function that makes its tensors through an op_run and calls ops; it is
- * run once on ref and once per thread count on the backend under test, with the same values each time.
+/* Compares the slots of every backend with ref. A case is a function that makes its tensors through an op_run and calls ops; it
+ * is run once on ref and once per thread count on the backend under test, with the same values each time.
  *
  *     static void norm_case(op_run *r, const void *param) {
  *         dd_tensor *x = op_in2(r, OP_ACT, 3, 5), *y = op_out2(r, OP_ACT, 3, 5);
@@ -99,12 +99,13 @@ void op_ok_at(op_run *r, ddit_status status, const char *file, int line);
     static void family##_onednn_f32(dd_test *t) { family(t, &op_onednn_f32); } \
     static void family##_onednn_bf16(dd_test *t) { family(t, &op_onednn_bf16); }
 #define OP_FAMILY_CASES(family) \
-    {#family " ref slots bf16", family##_ref_bf16}, {#family " cpu f32", family##_cpu_f32}, {#family " cpu bf16", family##_cpu_bf16}, \
-    {#family " cpu-onednn f32", family##_onednn_f32}, {#family " cpu-onednn bf16", family##_onednn_bf16}
+    {#family " ref slots bf16", family##_ref_bf16}, {#family " cpu f32", family##_cpu_f32}, \
+    {#family " cpu bf16", family##_cpu_bf16}, {#family " cpu-onednn f32", family##_onednn_f32}, \
+    {#family " cpu-onednn bf16", family##_onednn_bf16}
 
 /* NMSE bounds used by several families. F32: sums in another order and exponentials good to 1e-6 leave about 1e-13. BF16: one
- * rounding is a relative error of at most 2^-8 and leaves 2.6e-6 on average; one more, of an intermediate, doubles it. Outputs of
- * under 1000 values may miss the average: op_compare allows them three times as much, the worst case of one rounding. */
+ * rounding is a relative error of at most 2^-8 and leaves 2.6e-6 on average; one more, of an intermediate, doubles it. Outputs
+ * of under 1000 values may miss the average: op_compare allows them three times as much, the worst case of one rounding. */
 static const op_bounds op_bounds_usual = {1e-11, 5.5e-6};
 
 #endif

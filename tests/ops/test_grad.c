@@ -12,10 +12,10 @@ static void randomise(float *values, size_t count, uint64_t *seed) {
     for (size_t i = 0; i < count; i++) values[i] = dd_test_random(seed);
 }
 
-/* The derivative of loss_of(context) by every one of values[count] against gradient[count]. Step 2^-6: the central difference of a
- * smooth function of size 1 errs by about step^2, and float32 results add 1e-7 / step. */
-static void compare(dd_test *t, const char *name, double (*loss_of)(void *), void *context, float *values, const float *gradient,
-                    size_t count, double bound) {
+/* The derivative of loss_of(context) by every one of values[count] against gradient[count]. Step 2^-6: the central difference
+ * of a smooth function of size 1 errs by about step^2, and float32 results add 1e-7 / step. */
+static void compare(dd_test *t, const char *name, double (*loss_of)(void *), void *context, float *values,
+                    const float *gradient, size_t count, double bound) {
     const float step = 0x1p-6f;
     double worst = 0, largest = 0;
     for (size_t i = 0; i < count; i++) {
@@ -98,7 +98,8 @@ static dd_tensor matrix(float *values, int64_t rows, int64_t cols) { return dd_t
 static double attention_loss(void *context) {
     attention_state *s = context;
     dd_tensor lse = matrix(s->lse, HEADS, QUERIES);
-    dd_attention_args a = {.out = matrix(s->out, QUERIES, COLUMNS), .q = matrix(s->q, QUERIES, COLUMNS), .k = matrix(s->k, KEYS, COLUMNS),
+    dd_attention_args a = {.out = matrix(s->out, QUERIES, COLUMNS), .q = matrix(s->q, QUERIES, COLUMNS),
+                           .k = matrix(s->k, KEYS, COLUMNS),
                            .v = matrix(s->v, KEYS, COLUMNS), .heads = HEADS, .scale = 0.5f, .causal = s->causal, .lse = &lse};
     return dd_op_attention(s->b, &a, &s->t->err) ? NAN : loss(s->out, s->dout, QUERIES * COLUMNS);
 }
@@ -110,9 +111,11 @@ static void attention_either(dd_test *t, bool causal) {
     randomise(s.q, QUERIES * COLUMNS, &seed), randomise(s.k, KEYS * COLUMNS, &seed), randomise(s.v, KEYS * COLUMNS, &seed);
     randomise(s.dout, QUERIES * COLUMNS, &seed);
     DD_CHECK(t, isfinite(attention_loss(&s))); /* fills out and lse */
-    dd_attention_grad_args g = {.dq = matrix(s.dq, QUERIES, COLUMNS), .dk = matrix(s.dk, KEYS, COLUMNS), .dv = matrix(s.dv, KEYS, COLUMNS),
+    dd_attention_grad_args g = {.dq = matrix(s.dq, QUERIES, COLUMNS), .dk = matrix(s.dk, KEYS, COLUMNS),
+                                .dv = matrix(s.dv, KEYS, COLUMNS),
                                 .dout = matrix(s.dout, QUERIES, COLUMNS), .out = matrix(s.out, QUERIES, COLUMNS),
-                                .q = matrix(s.q, QUERIES, COLUMNS), .k = matrix(s.k, KEYS, COLUMNS), .v = matrix(s.v, KEYS, COLUMNS),
+                                .q = matrix(s.q, QUERIES, COLUMNS), .k = matrix(s.k, KEYS, COLUMNS),
+                                .v = matrix(s.v, KEYS, COLUMNS),
                                 .lse = matrix(s.lse, HEADS, QUERIES), .heads = HEADS, .scale = 0.5f, .causal = causal};
     DD_OK(t, dd_op_attention_grad(s.b, &g, &t->err));
     compare(t, "dq", attention_loss, &s, s.q, s.dq, QUERIES * COLUMNS, 3e-4);

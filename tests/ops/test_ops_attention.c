@@ -12,8 +12,8 @@ static void attention_case(op_run *r, const void *param) {
     const attention_param *p = param;
     r->gap = p->gap;
     int64_t columns = (int64_t)p->heads * p->width;
-    op_ok(r, dd_op_reserve(r->b, &(dd_reserve){.attention_queries = p->queries, .attention_keys = p->keys, .attention_heads = p->heads,
-                                               .attention_head_size = p->width}, &r->err));
+    op_ok(r, dd_op_reserve(r->b, &(dd_reserve){.attention_queries = p->queries, .attention_keys = p->keys,
+                                               .attention_heads = p->heads, .attention_head_size = p->width}, &r->err));
     r->amplitude = p->sharpness;
     dd_tensor *q = op_in2(r, OP_ACT, p->queries, columns), *k = op_in2(r, OP_ACT, p->keys, columns);
     r->amplitude = 1;
@@ -26,13 +26,14 @@ static void attention_case(op_run *r, const void *param) {
 }
 
 /* BF16: probabilities may be rounded before they meet v. Their errors are independent of each other, but so are the values of v
- * here, whose mean over many keys shrinks as fast: the relative error of the sum stays that of one rounding. Rounding them before
- * rather than after the division doubles it. */
+ * here, whose mean over many keys shrinks as fast: the relative error of the sum stays that of one rounding, beside that of the
+ * result. */
 static void compare(dd_test *t, const op_choice *c, attention_param p) {
     char label[96];
     if (p.sharpness == 0) p.sharpness = 2;
-    snprintf(label, sizeof label, "%lldx%lld %d heads of %d gap %lld%s%s%s sharp %g", (long long)p.queries, (long long)p.keys, p.heads,
-             p.width, (long long)p.gap, p.causal ? " causal" : "", p.bias ? " bias" : "", p.lse ? " lse" : "", (double)p.sharpness);
+    snprintf(label, sizeof label, "%lldx%lld %d heads of %d gap %lld%s%s%s sharp %g", (long long)p.queries, (long long)p.keys,
+             p.heads, p.width, (long long)p.gap, p.causal ? " causal" : "", p.bias ? " bias" : "", p.lse ? " lse" : "",
+             (double)p.sharpness);
     op_compare(t, c, label, attention_case, &p, (op_bounds){1e-11, 8e-6});
 }
 
@@ -95,8 +96,8 @@ static void qk_case(op_run *r, const void *param) {
 
 static void qk_norm_rope(dd_test *t, const op_choice *c) {
     static const qk_param params[] = {{1, 0, 1, 2, true}, {3, 1, 2, 6, true}, {17, 0, 4, 32, true}, {40, 8, 4, 64, true},
-                                      {280, 0, 4, 64, true}, {33, 0, 3, 128, true}, {33, 2, 3, 128, false}, {5, 0, 1, 512, true},
-                                      {7, 0, 2, 34, true}, {7, 3, 2, 18, false}};
+                                      {280, 0, 4, 64, true}, {33, 0, 3, 128, true}, {33, 2, 3, 128, false},
+                                      {5, 0, 1, 512, true}, {7, 0, 2, 34, true}, {7, 3, 2, 18, false}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
         char label[64];
         snprintf(label, sizeof label, "qk %lld rows %d heads of %d gap %lld", (long long)params[i].rows, params[i].heads,

@@ -25,7 +25,8 @@ static void gather_case(op_run *r, const void *param) {
     int64_t count;
     dd_tensor *origin = origins(r, p, &count), *latent = op_in3(r, p->channels, p->height, p->width);
     dd_tensor *y = op_out2(r, p->y_f32 ? OP_F32 : OP_ACT, count, p->channels * p->n * p->n);
-    op_ok(r, dd_op_cells_gather(r->b, &(dd_cells_gather_args){.y = *y, .latent = *latent, .origin = *origin, .n = p->n}, &r->err));
+    op_ok(r, dd_op_cells_gather(r->b, &(dd_cells_gather_args){.y = *y, .latent = *latent, .origin = *origin, .n = p->n},
+                                &r->err));
 }
 
 static void scatter_case(op_run *r, const void *param) {
@@ -78,12 +79,14 @@ static void stats_case(op_run *r, const void *param) {
 }
 
 static void patch_stats(dd_test *t, const op_choice *c) {
-    static const stats_param params[] = {{1, 4, 4, 0, 2, 1},   {16, 32, 32, 0, 4, 3}, {16, 32, 32, 0, 8, 3}, {16, 34, 50, 0, 4, 2},
+    static const stats_param params[] = {{1, 4, 4, 0, 2, 1},   {16, 32, 32, 0, 4, 3}, {16, 32, 32, 0, 8, 3},
+                                         {16, 34, 50, 0, 4, 2},
                                          {16, 34, 50, 0, 8, 1}, {3, 7, 9, 2, 4, 3},   {4, 20, 24, 5, 8, 2}, {2, 3, 3, 0, 1, 2}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
         char label[64];
         snprintf(label, sizeof label, "stats case %zu", i);
-        op_compare(t, c, label, stats_case, &params[i], (op_bounds){1e-13, 1e-13}); /* D in float32, sums in float64: all but equal */
+        /* D in float32, sums in float64: all but equal */
+        op_compare(t, c, label, stats_case, &params[i], (op_bounds){1e-13, 1e-13});
     }
 }
 
@@ -107,13 +110,15 @@ static void lift_case(op_run *r, const void *param) {
     r->gap = p->gap;
     int64_t height = p->height * p->k, width = p->width * p->k;
     dd_coarse_lift_args a = {.velocity = *op_out3(r, p->channels, height, width), .z = *op_in3(r, p->channels, height, width),
-                             .z_small = *op_in3(r, p->channels, p->height, p->width), .v_small = *op_in3(r, p->channels, p->height, p->width),
+                             .z_small = *op_in3(r, p->channels, p->height, p->width), 
+                             .v_small = *op_in3(r, p->channels, p->height, p->width),
                              .k = p->k, .a = 0.625f, .sigma = 0.7f, .sigma_small = 0.55f, .gain = p->gain};
     op_ok(r, dd_op_coarse_lift(r->b, &a, &r->err));
 }
 
 static void coarse_step(dd_test *t, const op_choice *c) {
-    static const lift_param params[] = {{1, 1, 1, 0, 2, 0}, {16, 16, 16, 0, 2, 0.3f}, {16, 8, 8, 0, 4, 0.3f}, {3, 5, 7, 1, 4, 0},
+    static const lift_param params[] = {{1, 1, 1, 0, 2, 0}, {16, 16, 16, 0, 2, 0.3f}, {16, 8, 8, 0, 4, 0.3f},
+                                        {3, 5, 7, 1, 4, 0},
                                         {2, 1, 9, 3, 2, 0.8f}, {2, 9, 1, 0, 4, 0.8f}, {2, 3, 5, 0, 3, 0.1f}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
         op_compare(t, c, "pool_mean", pool_case, &params[i], (op_bounds){1e-12, 1e-12});

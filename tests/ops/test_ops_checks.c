@@ -1,4 +1,4 @@
-/* What op.c refuses, what the registry refuses, and what is the same for every backend: weights, memory, failing allocations. */
+/* What op.c and the registry refuse, and what is the same for every backend: weights, memory, failing allocations. */
 #include "ops/op_suite.h"
 
 enum { OUT = 4, IN = 32, ROWS = 3 };
@@ -22,7 +22,8 @@ static dd_tensor vector(set *s, int which, int64_t n) { return dd_tensor_1d(s->m
 static bool begin(set *s, dd_test *t) {
     *s = (set){0};
     if (dd_ref_open(&s->b, &dd_allocator_libc, &t->err)) return false;
-    dd_weight_desc desc = {.name = "w", .kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = OUT, .in = IN, .data = s->memory[7]};
+    dd_weight_desc desc = {.name = "w", .kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = OUT, .in = IN,
+                           .data = s->memory[7]};
     DD_OK(t, dd_op_weight_prepare(s->b, &s->w, &desc, &t->err));
     desc = (dd_weight_desc){.name = "c", .kind = DD_WEIGHT_CONV2D, .dtype = DD_DTYPE_F32, .out = 2, .in = 3, .kh = 3, .kw = 3,
                             .data = s->memory[7]};
@@ -99,7 +100,8 @@ static void sharing_memory(dd_test *t) {
     REFUSED(dd_op_linear(s.b, &a, &t->err), "y shares memory with mul");
     dd_tensor x = matrix(&s, 2, 4, 8), single = matrix(&s, 2, 1, 8);
     DD_OK(t, dd_op_affine(s.b, x, 2, x, 0, NULL, DD_ACTIVATION_NONE, &t->err));
-    REFUSED(dd_op_affine(s.b, single, 2, dd_tensor_cols(matrix(&s, 2, 1, 9), 1, 8), 0, NULL, DD_ACTIVATION_NONE, &t->err), "affine: y");
+    REFUSED(dd_op_affine(s.b, single, 2, dd_tensor_cols(matrix(&s, 2, 1, 9), 1, 8), 0, NULL, DD_ACTIVATION_NONE, &t->err),
+            "affine: y");
     DD_OK(t, dd_op_affine(s.b, dd_tensor_rows(x, 0, 1), 2, dd_tensor_rows(x, 1, 1), 0, NULL, DD_ACTIVATION_NONE, &t->err));
     end(&s);
 }
@@ -107,7 +109,8 @@ static void sharing_memory(dd_test *t) {
 static void rows_ops(dd_test *t) {
     set s;
     if (!begin(&s, t)) return;
-    dd_attention_args a = {.out = matrix(&s, 0, 3, 8), .q = matrix(&s, 1, 3, 8), .k = matrix(&s, 2, 5, 8), .v = matrix(&s, 3, 5, 8), .heads = 2};
+    dd_attention_args a = {.out = matrix(&s, 0, 3, 8), .q = matrix(&s, 1, 3, 8), .k = matrix(&s, 2, 5, 8),
+                           .v = matrix(&s, 3, 5, 8), .heads = 2};
     DD_OK(t, dd_op_attention(s.b, &a, &t->err));
     a.heads = 3;
     REFUSED(dd_op_attention(s.b, &a, &t->err), "attention: 8 columns do not divide into 3 heads");
@@ -126,7 +129,8 @@ static void rows_ops(dd_test *t) {
     REFUSED(dd_op_qk_norm_rope(s.b, &q, &t->err), "qk_norm_rope: weight is missing");
     dd_norm_args n = {.y = matrix(&s, 0, 3, 4), .x = matrix(&s, 1, 3, 4), .scale = &weight};
     REFUSED(dd_op_norm(s.b, &n, &t->err), "norm: scale is [3] F32, expected [4] F32");
-    dd_group_norm_args g = {.y = matrix(&s, 0, 3, 3), .x = matrix(&s, 1, 3, 3), .groups = 2, .weight = &weight, .bias = &weight};
+    dd_group_norm_args g = {.y = matrix(&s, 0, 3, 3), .x = matrix(&s, 1, 3, 3), .groups = 2, .weight = &weight,
+                            .bias = &weight};
     REFUSED(dd_op_group_norm(s.b, &g, &t->err), "group_norm: 3 channels do not divide into 2 groups");
     g.groups = 3, g.activation = DD_ACTIVATION_GELU_ERF;
     REFUSED(dd_op_group_norm(s.b, &g, &t->err), "only none and SiLU");
@@ -139,7 +143,8 @@ static void rows_ops(dd_test *t) {
     s.ints[1] = 7;
     dd_tensor ids = dd_tensor_1d(s.ints, DD_DTYPE_I32, 2), y = matrix(&s, 0, 2, 4);
     REFUSED(dd_op_gather_rows(s.b, y, matrix(&s, 1, 7, 4), ids, &t->err), "id 7 at row 1 is not in a table of 7 rows");
-    REFUSED(dd_op_gather_rows(s.b, y, matrix(&s, 1, 7, 4), vector(&s, 2, 2), &t->err), "gather_rows: ids is [2] F32, expected [2] I32");
+    REFUSED(dd_op_gather_rows(s.b, y, matrix(&s, 1, 7, 4), vector(&s, 2, 2), &t->err),
+            "gather_rows: ids is [2] F32, expected [2] I32");
     REFUSED(dd_op_upsample2x(s.b, matrix(&s, 0, 4, 4), matrix(&s, 1, 4, 4), 2, 2, &t->err), "upsample2x: y is [4, 4]");
     end(&s);
 }
@@ -155,7 +160,8 @@ static void latent_ops(dd_test *t) {
     g.n = 0;
     REFUSED(dd_op_cells_gather(s.b, &g, &t->err), "n is 0");
     dd_tensor bias = vector(&s, 3, 2);
-    dd_cells_scatter_args c = {.velocity = cube(&s, 0, 2, 4, 6), .x = matrix(&s, 4, 1, 8), .origin = origin, .n = 2, .pixel_bias = &bias};
+    dd_cells_scatter_args c = {.velocity = cube(&s, 0, 2, 4, 6), .x = matrix(&s, 4, 1, 8), .origin = origin, .n = 2,
+                               .pixel_bias = &bias};
     REFUSED(dd_op_cells_scatter(s.b, &c, &t->err), "come together");
     dd_tensor weight = matrix(&s, 5, 2, 2);
     c.pixel_weight = &weight;
@@ -170,11 +176,13 @@ static void latent_ops(dd_test *t) {
     p.order = 2;
     REFUSED(dd_op_patch_stats(s.b, &p, &t->err), "an older latent is missing");
     REFUSED(dd_op_pool_mean(s.b, cube(&s, 0, 2, 2, 2), odd, 2, 1, &t->err), "a latent of 4 x 5 does not divide by 2");
-    dd_coarse_lift_args l = {.velocity = cube(&s, 0, 2, 4, 6), .z = z, .z_small = cube(&s, 3, 2, 2, 3), .v_small = cube(&s, 4, 2, 2, 3), .k = 2};
+    dd_coarse_lift_args l = {.velocity = cube(&s, 0, 2, 4, 6), .z = z, .z_small = cube(&s, 3, 2, 2, 3),
+                             .v_small = cube(&s, 4, 2, 2, 3), .k = 2};
     REFUSED(dd_op_coarse_lift(s.b, &l, &t->err), "sigma is 0");
     l.sigma = 1, l.v_small = cube(&s, 4, 2, 2, 4);
     REFUSED(dd_op_coarse_lift(s.b, &l, &t->err), "coarse_lift: v_small is [2, 2, 4]");
-    REFUSED(dd_op_channels_last(s.b, matrix(&s, 0, 24, 3), z, 1, 0, &t->err), "channels_last: y is [24, 3] F32, expected [24, 2]");
+    REFUSED(dd_op_channels_last(s.b, matrix(&s, 0, 24, 3), z, 1, 0, &t->err),
+            "channels_last: y is [24, 3] F32, expected [24, 2]");
     end(&s);
 }
 
@@ -190,9 +198,10 @@ static void gradients(dd_test *t) {
     REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "x is missing");
     g.x = &x;
     REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "dw is [4, 31] F32, expected [4, 32]");
-    dd_attention_grad_args a = {.dq = matrix(&s, 0, 3, 4), .dk = matrix(&s, 0, 3, 4), .dv = matrix(&s, 1, 3, 4), .dout = matrix(&s, 2, 3, 4),
-                                .out = matrix(&s, 3, 3, 4), .q = matrix(&s, 4, 3, 4), .k = matrix(&s, 5, 3, 4), .v = matrix(&s, 6, 3, 4),
-                                .lse = matrix(&s, 7, 1, 3), .heads = 1};
+    dd_attention_grad_args a = {.dq = matrix(&s, 0, 3, 4), .dk = matrix(&s, 0, 3, 4), .dv = matrix(&s, 1, 3, 4),
+                                .dout = matrix(&s, 2, 3, 4),
+                                .out = matrix(&s, 3, 3, 4), .q = matrix(&s, 4, 3, 4), .k = matrix(&s, 5, 3, 4),
+                                .v = matrix(&s, 6, 3, 4), .lse = matrix(&s, 7, 1, 3), .heads = 1};
     REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "shares memory");
     end(&s);
 }
@@ -218,7 +227,8 @@ static void weight_refusals(dd_test *t) {
     set s;
     if (!begin(&s, t)) return;
     dd_weight *w = s.w;
-    const dd_weight_desc good = {.name = "blocks.0.w", .kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = 2, .in = 8, .data = s.memory[0]};
+    const dd_weight_desc good = {.name = "blocks.0.w", .kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = 2, .in = 8,
+                                 .data = s.memory[0]};
     dd_weight_desc d = good;
     d.dtype = DD_DTYPE_I32;
     DD_FAILS(t, dd_op_weight_prepare(s.b, &w, &d, &t->err), DDIT_ERR_UNSUPPORTED, "blocks.0.w [2, 8] has values of dtype I32");
@@ -266,15 +276,16 @@ static void weights_of_any_dtype(dd_test *t) {
             else memcpy(data + 2 * i, &half, 2);
         }
         DD_OK(t, dd_to_f32(plain, data, dtypes[d], N * K, &t->err));
-        dd_weight_desc desc = {.name = "w", .kind = DD_WEIGHT_LINEAR, .dtype = dtypes[d], .out = N, .in = K, .data = data, .bias = bias,
-                               .bias_dtype = DD_DTYPE_F32};
+        dd_weight_desc desc = {.name = "w", .kind = DD_WEIGHT_LINEAR, .dtype = dtypes[d], .out = N, .in = K, .data = data,
+                               .bias = bias, .bias_dtype = DD_DTYPE_F32};
         dd_weight *packed = NULL, *dense = NULL;
         DD_OK(t, dd_op_weight_prepare(b, &packed, &desc, &t->err));
         dd_weight_info info = dd_op_weight_info(b, packed);
         DD_CHECK(t, info.is_view && info.bytes == sizeof bias && info.out == N && info.in == K); /* nothing is unpacked */
         desc.dtype = DD_DTYPE_F32, desc.data = plain;
         DD_OK(t, dd_op_weight_prepare(b, &dense, &desc, &t->err));
-        dd_linear_args a = {.y = dd_tensor_2d(y, DD_DTYPE_F32, ROWS, N), .x = dd_tensor_2d(x, DD_DTYPE_F32, ROWS, K), .w = packed};
+        dd_linear_args a = {.y = dd_tensor_2d(y, DD_DTYPE_F32, ROWS, N), .x = dd_tensor_2d(x, DD_DTYPE_F32, ROWS, K),
+                            .w = packed};
         DD_OK(t, dd_op_linear(b, &a, &t->err));
         a.w = dense, a.y.data = expected;
         DD_OK(t, dd_op_linear(b, &a, &t->err));
@@ -325,7 +336,8 @@ static void failing_allocations(dd_test *t) {
         if (!status) status = dd_op_weight_prepare(b, &up, &desc, &t->err);
         dd_lora lora = {.down = down, .up = up, .scale = 1, .row_end = 2};
         dd_tensor x = dd_tensor_2d(data + 512, DD_DTYPE_F32, 2, 8), y = dd_tensor_2d(data + 768, DD_DTYPE_F32, 2, 8);
-        if (!status) status = dd_op_linear(b, &(dd_linear_args){.y = y, .x = x, .w = w, .lora = &lora, .lora_count = 1}, &t->err);
+        if (!status) status = dd_op_linear(b, &(dd_linear_args){.y = y, .x = x, .w = w, .lora = &lora, .lora_count = 1},
+                                           &t->err);
         if (!status) status = dd_op_attention(b, &(dd_attention_args){.out = y, .q = x, .k = x, .v = x, .heads = 2}, &t->err);
         if (b) dd_op_weight_free(b, w), dd_op_weight_free(b, down), dd_op_weight_free(b, up);
         dd_backend_close(b);
@@ -343,8 +355,10 @@ static void failing_allocations(dd_test *t) {
 
 static void registry(dd_test *t) {
     dd_backend *b = NULL;
-    DD_FAILS(t, dd_backend_open(&b, "gpu", DD_PRECISION_AUTO, 0, &dd_allocator_libc, &t->err), DDIT_ERR_UNSUPPORTED, "backend \"gpu\"");
-    DD_FAILS(t, dd_backend_open(&b, "ref", DD_PRECISION_BF16, 0, &dd_allocator_libc, &t->err), DDIT_ERR_UNSUPPORTED, "float32 only");
+    DD_FAILS(t, dd_backend_open(&b, "gpu", DD_PRECISION_AUTO, 0, &dd_allocator_libc, &t->err), DDIT_ERR_UNSUPPORTED,
+             "backend \"gpu\"");
+    DD_FAILS(t, dd_backend_open(&b, "ref", DD_PRECISION_BF16, 0, &dd_allocator_libc, &t->err), DDIT_ERR_UNSUPPORTED,
+             "float32 only");
     DD_FAILS(t, dd_backend_open(&b, NULL, DD_PRECISION_AUTO, -1, &dd_allocator_libc, &t->err), DDIT_ERR_ARGUMENT, "-1 threads");
     dd_backend_close(NULL);
     static const char *const names[] = {NULL, "cpu", "cpu-onednn", "ref"};
@@ -367,8 +381,8 @@ int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"linear refuses", linear}, {"views that share memory", sharing_memory}, {"ops on rows refuse", rows_ops},
         {"ops on latents refuse", latent_ops}, {"backward passes refuse", gradients}, {"missing slots", missing_slots},
-        {"weights refuse", weight_refusals}, {"weights of any dtype", weights_of_any_dtype}, {"tables of any dtype", tables_of_any_dtype},
-        {"failing allocations", failing_allocations}, {"registry", registry},
+        {"weights refuse", weight_refusals}, {"weights of any dtype", weights_of_any_dtype},
+        {"tables of any dtype", tables_of_any_dtype}, {"failing allocations", failing_allocations}, {"registry", registry},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

@@ -69,8 +69,8 @@ static void same(golden *g, const dd_tensor *y, const char *name) {
 static dd_weight *weight(golden *g, const char *name, const dd_tensor *bias) {
     const dd_tensor *v = get(g, name);
     dd_weight_desc desc = {.name = name, .kind = v->rank == 4 ? DD_WEIGHT_CONV2D : DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32,
-                           .out = v->shape[0], .in = v->shape[1], .kh = (int)v->shape[2], .kw = (int)v->shape[3], .data = v->data,
-                           .bias = bias ? bias->data : NULL, .bias_dtype = DD_DTYPE_F32,
+                           .out = v->shape[0], .in = v->shape[1], .kh = (int)v->shape[2], .kw = (int)v->shape[3],
+                           .data = v->data, .bias = bias ? bias->data : NULL, .bias_dtype = DD_DTYPE_F32,
                            .uses = DD_WEIGHT_FORWARD | DD_WEIGHT_INPUT_GRADIENT};
     dd_weight *w = NULL;
     DD_OK(g->t, dd_op_weight_prepare(g->b, &w, &desc, &g->t->err));
@@ -148,7 +148,8 @@ static void qk_norm_rope(dd_test *t) {
     if (!begin(&g, t, "qk")) return;
     for (int turn = 0; turn < 2; turn++) {
         dd_tensor *x = get(&g, "x");
-        dd_qk_norm_rope_args a = {.x = *x, .heads = 2, .weight = get(&g, "weight"), .rope = turn ? get(&g, "rope") : NULL, .eps = 1e-6f};
+        dd_qk_norm_rope_args a = {.x = *x, .heads = 2, .weight = get(&g, "weight"), .rope = turn ? get(&g, "rope") : NULL,
+                                  .eps = 1e-6f};
         DD_OK(t, dd_op_qk_norm_rope(g.b, &a, &t->err));
         same(&g, x, turn ? "y" : "plain");
     }
@@ -183,7 +184,8 @@ static void attention_grad(dd_test *t) {
         dd_tensor *q = get(&g, "q"), *k = get(&g, "k"), *v = get(&g, "v");
         dd_attention_grad_args a = {.dq = *blank(&g, q), .dk = *blank(&g, k), .dv = *blank(&g, v), .dout = *get(&g, "dout"),
                                     .out = *get(&g, causal ? "causal" : "y"), .q = *q, .k = *k, .v = *v,
-                                    .lse = *get(&g, causal ? "causal_lse" : "lse"), .heads = 2, .scale = 0.4f, .causal = causal};
+                                    .lse = *get(&g, causal ? "causal_lse" : "lse"), .heads = 2, .scale = 0.4f,
+                                    .causal = causal};
         DD_OK(t, dd_op_attention_grad(g.b, &a, &t->err));
         const dd_tensor *dq = get(&g, causal ? "causal_dq" : "dq"), *dk = get(&g, causal ? "causal_dk" : "dk");
         const dd_tensor *dv = get(&g, causal ? "causal_dv" : "dv");
@@ -235,7 +237,8 @@ static void statistics(dd_test *t) {
     float stds[4];
     dd_tensor y = dd_tensor_1d(stds, DD_DTYPE_F32, 4);
     for (int order = 1; order <= 3; order++) {
-        dd_patch_stats_args a = {.latents = {get(&g, "z0"), get(&g, "z1"), get(&g, "z2"), get(&g, "z3")}, .order = order, .n = 4, .stds = stds};
+        dd_patch_stats_args a = {.latents = {get(&g, "z0"), get(&g, "z1"), get(&g, "z2"), get(&g, "z3")}, .order = order,
+                                 .n = 4, .stds = stds};
         char name[16];
         snprintf(name, sizeof name, "order%d", order);
         DD_OK(t, dd_op_patch_stats(g.b, &a, &t->err));
@@ -261,9 +264,11 @@ static void coarse_step(dd_test *t) {
 
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
-        {"activations", activations}, {"linear with everything", linear}, {"layer and RMS norm", norms}, {"group norm", group_norm},
+        {"activations", activations}, {"linear with everything", linear}, {"layer and RMS norm", norms},
+        {"group norm", group_norm},
         {"norm and rotation of q and k", qk_norm_rope}, {"attention", attention}, {"backward of attention", attention_grad},
-        {"convolution and pictures", convolution}, {"cells", cells}, {"statistics", statistics}, {"free coarse step", coarse_step},
+        {"convolution and pictures", convolution}, {"cells", cells}, {"statistics", statistics},
+        {"free coarse step", coarse_step},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

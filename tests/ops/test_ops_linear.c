@@ -23,7 +23,8 @@ static void linear_case(op_run *r, const void *param) {
         loras[i] = (dd_lora){.down = op_weight(r, down, false), .up = op_weight(r, up, false), .scale = 0.75f - 0.5f * (float)i,
                              .row_begin = i * p->rows / 4, .row_end = i == 1 ? p->rows : p->rows / 2 + 1};
     }
-    op_ok(r, dd_op_reserve(r->b, &(dd_reserve){.weights = (const dd_weight *const *)r->weights, .weight_count = r->weight_count}, &r->err));
+    op_ok(r, dd_op_reserve(r->b, &(dd_reserve){.weights = (const dd_weight *const *)r->weights,
+                                               .weight_count = r->weight_count}, &r->err));
     /* full precision: values of x are not rounded, on ref either */
     op_kind x_kind = p->full_precision ? OP_F32 : op_input(r, w), y_kind = p->y_f32 || p->add_is_y ? OP_F32 : OP_ACT;
     dd_tensor *x = op_in2(r, x_kind, p->rows, p->in);
@@ -40,20 +41,22 @@ static void linear_case(op_run *r, const void *param) {
 static void compare(dd_test *t, const op_choice *c, linear_param p) {
     char label[96];
     snprintf(label, sizeof label, "%lldx%lldx%lld gap %lld act %d%s%s%s%s%s loras %d", (long long)p.rows, (long long)p.out,
-             (long long)p.in, (long long)p.gap, (int)p.activation, p.bias ? " b" : "", p.mul ? " mul" : "", p.gate ? " gate" : "",
-             p.add || p.add_is_y ? " add" : "", p.full_precision ? " full" : "", p.loras);
+             (long long)p.in, (long long)p.gap, (int)p.activation, p.bias ? " b" : "", p.mul ? " mul" : "", p.gate ? " gate"
+                 : "", p.add || p.add_is_y ? " add" : "", p.full_precision ? " full" : "", p.loras);
     op_bounds bounds = op_bounds_usual;
     if (p.full_precision && (p.y_f32 || p.add_is_y)) bounds.bf16 = bounds.f32;
     op_compare(t, c, label, linear_case, &p, bounds);
 }
 
 static void shapes(dd_test *t, const op_choice *c) {
-    static const int64_t sizes[][3] = {{1, 1, 1}, {1, 3, 5}, {2, 17, 31}, {3, 64, 64}, {5, 16, 2}, {40, 256, 256}, {280, 256, 256},
-                                       {88, 256, 1024}, {88, 1024, 256}, {33, 65, 129}, {257, 48, 768}, {1, 1536, 256}, {6, 2, 100}};
+    static const int64_t sizes[][3] = {{1, 1, 1}, {1, 3, 5}, {2, 17, 31}, {3, 64, 64}, {5, 16, 2}, {40, 256, 256},
+                                       {280, 256, 256},
+                                       {88, 256, 1024}, {88, 1024, 256}, {33, 65, 129}, {257, 48, 768}, {1, 1536, 256},
+                                           {6, 2, 100}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         for (int gap = 0; gap <= 5; gap += 5)
-            compare(t, c, (linear_param){.rows = sizes[i][0], .out = sizes[i][1], .in = sizes[i][2], .gap = gap, .bias = gap == 0,
-                                         .bf16_file = i % 2, .y_f32 = i % 3 == 0});
+            compare(t, c, (linear_param){.rows = sizes[i][0], .out = sizes[i][1], .in = sizes[i][2], .gap = gap,
+                                         .bias = gap == 0, .bf16_file = i % 2, .y_f32 = i % 3 == 0});
     }
 }
 
@@ -97,7 +100,8 @@ static void full_precision(dd_test *t, const op_choice *c) {
 
 static void large(dd_test *t, const op_choice *c) {
     if (!c->name) return; /* it would compare ref with itself, slowly */
-    compare(t, c, (linear_param){.rows = 100, .out = 3072, .in = 3072, .bias = true, .gate = true, .add_is_y = true, .bf16_file = true});
+    compare(t, c, (linear_param){.rows = 100, .out = 3072, .in = 3072, .bias = true, .gate = true, .add_is_y = true,
+                                 .bf16_file = true});
 }
 
 /* Nothing is allocated in a call once the largest sizes are known. */

@@ -29,8 +29,8 @@ static void compare(dd_test *t, const op_choice *c, norm_param p) {
     char label[96];
     if (p.amplitude == 0) p.amplitude = 1;
     snprintf(label, sizeof label, "%lldx%lld %s gap %lld vectors %u%s%s%s amp %g", (long long)p.rows, (long long)p.cols,
-             p.kind == DD_NORM_RMS ? "rms" : "layer", (long long)p.gap, p.vectors, p.x_f32 ? " x f32" : "", p.y_f32 ? " y f32" : "",
-             p.in_place ? " in place" : "", (double)p.amplitude);
+             p.kind == DD_NORM_RMS ? "rms" : "layer", (long long)p.gap, p.vectors, p.x_f32 ? " x f32" : "", p.y_f32 ? " y f32"
+                 : "", p.in_place ? " in place" : "", (double)p.amplitude);
     op_compare(t, c, label, norm_case, &p, op_bounds_usual);
 }
 
@@ -42,15 +42,18 @@ static void norm(dd_test *t, const op_choice *c) {
                                        .vectors = (k * 5 + (unsigned)i) % 16, .x_f32 = k & 2, .y_f32 = k & 4, .gap = k % 3});
     }
     for (unsigned vectors = 0; vectors < 16; vectors++)
-        compare(t, c, (norm_param){.rows = 5, .cols = 33, .vectors = vectors, .x_f32 = true, .kind = vectors & 1 ? DD_NORM_LAYER : DD_NORM_RMS});
-    for (int64_t n = 1; n <= 17; n++) compare(t, c, (norm_param){.rows = n, .cols = 16 + n, .vectors = 12, .x_f32 = true, .gap = n & 3});
+        compare(t, c, (norm_param){.rows = 5, .cols = 33, .vectors = vectors, .x_f32 = true, .kind = vectors & 1
+                                   ? DD_NORM_LAYER : DD_NORM_RMS});
+    for (int64_t n = 1; n <= 17; n++) compare(t, c, (norm_param){.rows = n, .cols = 16 + n, .vectors = 12, .x_f32 = true,
+                                                                 .gap = n & 3});
 }
 
 static void norm_edges(dd_test *t, const op_choice *c) {
     for (int k = 0; k < 2; k++) {
         dd_norm_kind kind = k ? DD_NORM_RMS : DD_NORM_LAYER;
         compare(t, c, (norm_param){.rows = 7, .cols = 48, .kind = kind, .vectors = 15, .in_place = true});
-        compare(t, c, (norm_param){.rows = 7, .cols = 48, .kind = kind, .vectors = 3, .x_f32 = true, .in_place = true, .gap = 5});
+        compare(t, c, (norm_param){.rows = 7, .cols = 48, .kind = kind, .vectors = 3, .x_f32 = true, .in_place = true,
+                                   .gap = 5});
         compare(t, c, (norm_param){.rows = 7, .cols = 64, .kind = kind, .x_f32 = true, .y_f32 = true, .amplitude = 1e4f});
         compare(t, c, (norm_param){.rows = 7, .cols = 64, .kind = kind, .x_f32 = true, .y_f32 = true, .amplitude = 1e-3f});
     }
@@ -78,13 +81,15 @@ static void group_case(op_run *r, const void *param) {
 
 static void group_norm(dd_test *t, const op_choice *c) {
     static const group_param params[] = {
-        {2, 1, 0, 1, false, false},     {1, 6, 0, 2, true, false},      {6, 6, 3, 3, false, false}, {35, 32, 0, 32, true, false},
-        {1024, 128, 0, 32, true, true}, {256, 512, 0, 32, true, false}, {77, 64, 5, 8, true, true}, {4096, 32, 0, 16, false, false},
+        {2, 1, 0, 1, false, false},     {1, 6, 0, 2, true, false},      {6, 6, 3, 3, false, false},
+            {35, 32, 0, 32, true, false},
+        {1024, 128, 0, 32, true, true}, {256, 512, 0, 32, true, false}, {77, 64, 5, 8, true, true},
+            {4096, 32, 0, 16, false, false},
         {1000, 48, 1, 16, true, false}, {13, 20, 0, 4, true, true},     {65, 132, 0, 33, true, false}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
         char label[80];
-        snprintf(label, sizeof label, "group norm %lldx%lld in %d gap %lld", (long long)params[i].pixels, (long long)params[i].channels,
-                 params[i].groups, (long long)params[i].gap);
+        snprintf(label, sizeof label, "group norm %lldx%lld in %d gap %lld", (long long)params[i].pixels,
+                 (long long)params[i].channels, params[i].groups, (long long)params[i].gap);
         op_compare(t, c, label, group_case, &params[i], op_bounds_usual);
     }
 }

@@ -23,8 +23,8 @@ static void affine(dd_test *t, const op_choice *c) {
     static const int64_t sizes[][2] = {{1, 1}, {1, 3}, {5, 17}, {40, 256}, {300, 100}, {1, 70001}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         for (int k = 0; k < 40; k++) {
-            affine_param p = {.rows = sizes[i][0], .cols = sizes[i][1], .gap = k % 4, .activation = (dd_activation)(k % 5), .x_f32 = k & 1,
-                              .y_f32 = k & 2, .z = k & 4, .z_f32 = k & 8, .ax = k % 3 ? -1.25f : 1, .bz = 0.5f,
+            affine_param p = {.rows = sizes[i][0], .cols = sizes[i][1], .gap = k % 4, .activation = (dd_activation)(k % 5),
+                              .x_f32 = k & 1, .y_f32 = k & 2, .z = k & 4, .z_f32 = k & 8, .ax = k % 3 ? -1.25f : 1, .bz = 0.5f,
                               .amplitude = k % 7 == 0 ? 20 : 3};
             p.in_place = k % 6 == 5 && p.x_f32 == p.y_f32;
             char label[96];
@@ -55,9 +55,10 @@ static void gather_case(op_run *r, const void *param) {
 }
 
 static void gather_rows(dd_test *t, const op_choice *c) {
-    static const gather_param params[] = {{1, 1, 1, 0, true, OP_F32}, {3, 10, 5, 2, false, OP_ACT}, {40, 1000, 256, 0, false, OP_F32},
-                                          {64, 77, 48, 1, true, OP_ACT}};
-    for (size_t i = 0; i < sizeof params / sizeof *params; i++) op_compare(t, c, "gather_rows", gather_case, &params[i], op_bounds_usual);
+    static const gather_param params[] = {{1, 1, 1, 0, true, OP_F32}, {3, 10, 5, 2, false, OP_ACT},
+                                          {40, 1000, 256, 0, false, OP_F32}, {64, 77, 48, 1, true, OP_ACT}};
+    for (size_t i = 0; i < sizeof params / sizeof *params; i++) op_compare(t, c, "gather_rows", gather_case, &params[i],
+                                                                           op_bounds_usual);
 }
 
 /* ------------------------------------------------------------------------------------------------ pictures */
@@ -71,7 +72,8 @@ static void upsample_case(op_run *r, const void *param) {
     const picture_param *p = param;
     r->gap = p->gap;
     op_kind kind = p->f32 ? OP_F32 : OP_ACT;
-    dd_tensor *x = op_in2(r, kind, p->height * p->width, p->channels), *y = op_out2(r, kind, 4 * p->height * p->width, p->channels);
+    dd_tensor *x = op_in2(r, kind, p->height * p->width, p->channels), *y = op_out2(r, kind, 4 * p->height * p->width,
+                                                                                    p->channels);
     op_ok(r, dd_op_upsample2x(r->b, *y, *x, p->height, p->width, &r->err));
 }
 
@@ -84,8 +86,8 @@ static void channels_case(op_run *r, const void *param) {
 }
 
 static void pictures(dd_test *t, const op_choice *c) {
-    static const picture_param params[] = {{1, 1, 1, 0, false}, {2, 3, 5, 0, true}, {3, 2, 17, 3, false}, {16, 20, 32, 0, false},
-                                           {32, 32, 16, 0, false}, {9, 7, 64, 1, true}};
+    static const picture_param params[] = {{1, 1, 1, 0, false}, {2, 3, 5, 0, true}, {3, 2, 17, 3, false},
+                                           {16, 20, 32, 0, false}, {32, 32, 16, 0, false}, {9, 7, 64, 1, true}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
         op_compare(t, c, "upsample2x", upsample_case, &params[i], op_bounds_usual);
         op_compare(t, c, "channels_last", channels_case, &params[i], op_bounds_usual);

@@ -1,5 +1,6 @@
-/* The reference backend: plain C loops in float32, one file per op family; the truth for tests. Also runs Q8_0 weights and has the
- * backward passes. */
+/* The reference backend: plain C loops, one file per op family; the truth for tests. Tensors are F32, sums float64. Weights
+ * stay views of the file in any float dtype, Q8_0 blocks too. Has the backward passes. One thread; a call may allocate rows of
+ * scratch, whatever dd_op_reserve was told. */
 #ifndef DD_BACKEND_REF_REF_H
 #define DD_BACKEND_REF_REF_H
 

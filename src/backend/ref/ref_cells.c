@@ -21,7 +21,8 @@ ddit_status dd_ref_cells_gather(dd_backend *b, const dd_cells_gather_args *a, dd
         for (int64_t c = 0; c < a->latent.shape[0]; c++)
             for (int64_t i = 0; i < n; i++)
                 for (int64_t j = 0; j < n; j++)
-                    ref_put(&a->y, m * a->y.ld + (c * n + i) * n + j, ref_at(&a->latent, pixel(&a->latent, c, top + i, left + j)));
+                    ref_put(&a->y, m * a->y.ld + (c * n + i) * n + j,
+                            ref_at(&a->latent, pixel(&a->latent, c, top + i, left + j)));
     }
     return DDIT_OK;
 }
@@ -123,7 +124,7 @@ ddit_status dd_ref_pool_mean(dd_backend *b, dd_tensor y, dd_tensor x, int k, flo
     return DDIT_OK;
 }
 
-/* Where pixel i of the large picture lies in the small one (half-pixel centres, clamped): index below and weight of the next. */
+/* Where pixel i of the large picture lies in the small one (half-pixel centres, clamped): index below, weight of the next. */
 static int64_t lift_position(int64_t i, int k, int64_t size, double *weight) {
     double position = ((double)i + 0.5) / k - 0.5;
     if (position < 0) position = 0;

@@ -1,8 +1,8 @@
 /* Ops without sums: scaling and casting, rows by index, doubling a picture, the autoencoder's input. */
 #include "backend/ref/ref_state.h"
 
-ddit_status dd_ref_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                          ddit_err *err) {
+ddit_status dd_ref_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                          dd_activation activation, ddit_err *err) {
     (void)b, (void)err;
     for (int64_t m = 0; m < y.shape[0]; m++) {
         for (int64_t n = 0; n < y.shape[1]; n++) {

@@ -61,8 +61,8 @@ ddit_status dd_ref_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_e
 ddit_status dd_ref_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err);
 ddit_status dd_ref_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err);
 /* ref_pointwise.c */
-ddit_status dd_ref_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                          ddit_err *err);
+ddit_status dd_ref_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                          dd_activation activation, ddit_err *err);
 ddit_status dd_ref_gather_rows(dd_backend *b, dd_tensor y, dd_tensor table, dd_tensor ids, ddit_err *err);
 ddit_status dd_ref_upsample2x(dd_backend *b, dd_tensor y, dd_tensor x, int64_t height, int64_t width, ddit_err *err);
 ddit_status dd_ref_channels_last(dd_backend *b, dd_tensor y, dd_tensor x, float a, float bias, ddit_err *err);
