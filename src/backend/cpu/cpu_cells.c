@@ -1,5 +1,5 @@
-/* Between the latent and its cells, and the policy's statistic. These passes touch the latent once per step (1 MB at 1024 x 1024),
- * so plain loops do; only rows of cells are shared out among threads. */
+/* Between the latent and its cells, and the policy's statistic. These passes touch the latent once per step (1 MB at
+ * 1024 x 1024), so plain loops do; only rows of cells are shared out among threads. */
 #include <math.h>
 #include <string.h>
 
@@ -110,7 +110,8 @@ static void scatter_cells(const void *job, int64_t begin, int64_t end) {
 
 ddit_status dd_cpu_cells_scatter(dd_backend *b, const dd_cells_scatter_args *a, ddit_err *err) {
     if (a->n > MAX_CELL)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a cell is %d latent pixels wide; the cpu backend handles up to %d", a->n, MAX_CELL);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a cell is %d latent pixels wide; the cpu backend handles up to %d", a->n,
+                       MAX_CELL);
     int64_t rows = dd_tensor_row_count(&a->x);
     int64_t per_value = 1 + (a->pixel_weight ? a->velocity.shape[0] / 4 : 0) + (a->projection ? a->n / 2 : 0);
     dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->x) * per_value, scatter_cells, a);
@@ -163,7 +164,8 @@ static void stats_blocks(const void *job, int64_t begin, int64_t end) {
 
 ddit_status dd_cpu_patch_stats(dd_backend *b, const dd_patch_stats_args *a, ddit_err *err) {
     if (a->n > MAX_CELL)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a block is %d latent pixels wide; the cpu backend handles up to %d", a->n, MAX_CELL);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a block is %d latent pixels wide; the cpu backend handles up to %d", a->n,
+                       MAX_CELL);
     const dd_tensor *z = a->latents[0];
     int64_t blocks = (z->shape[1] / a->n) * (z->shape[2] / a->n);
     dd_cpu_for_rows(b->threads, blocks, 4 * z->shape[0] * z->shape[1] * z->shape[2], stats_blocks, a);

@@ -1,7 +1,8 @@
-/* Convolution by oneDNN. The picture is cut into strips of whole pixel rows whose height depends on the shapes alone; each strip is
- * one call of a primitive that was made for one thread, and our OpenMP loop hands strips to threads. So the bytes do not depend on
- * the number of threads, and nothing of the size of the picture is copied. The first, middle and last strips differ in padding
- * and height: up to three plans per weight and picture size, made when first met and kept in the weight.
+/* Convolution by oneDNN. The picture is cut into strips of whole pixel rows whose height depends on the shapes alone; each
+ * strip is one call of a primitive that was made for one thread, and our own loop hands strips to threads. So the bytes do not
+ * depend on the number of threads, and nothing of the size of the picture is copied. The first, middle and last strips differ
+ * in padding and height: up to three plans per weight and picture size, made when first met and kept in the weight.
+ * Pixels that are not dense (ld above the number of channels) work, but only oneDNN's slow reference code takes them.
  */
 #include <string.h>
 
@@ -58,9 +59,10 @@ static ddit_status conv_state(dd_cpu *cpu, ddit_err *err) {
     ddit_status status;
     DD_GO(dd_alloc(al, &state->streams, (size_t)cpu->base.threads, sizeof *state->streams, "convolution streams", err));
     DD_GO(dd_onednn_check(dnnl_engine_create(&state->engine, dnnl_cpu, 0), "open the processor", err));
-    for (; state->stream_count < cpu->base.threads; state->stream_count++)
-        DD_GO(dd_onednn_check(dnnl_stream_create(&state->streams[state->stream_count], state->engine, dnnl_stream_default_flags),
-                              "make a stream", err));
+    for (; state->stream_count < cpu->base.threads; state->stream_count++) {
+        dnnl_stream_t *stream = &state->streams[state->stream_count];
+        DD_GO(dd_onednn_check(dnnl_stream_create(stream, state->engine, dnnl_stream_default_flags), "make a stream", err));
+    }
 done:
     if (status) dd_cpu_conv_close(cpu);
     return status;
@@ -101,7 +103,8 @@ static dnnl_status_t pixels_desc(dnnl_memory_desc_t *desc, int64_t h, int64_t w,
 }
 
 /* The primitive descriptor of a strip; oneDNN chooses the layout of the filter. */
-static dnnl_status_t strip_desc(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const conv_weight *w, const conv_shape *shape) {
+static dnnl_status_t strip_desc(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const conv_weight *w,
+                                const conv_shape *shape) {
     const dd_weight_info *info = &w->info;
     dnnl_memory_desc_t x, y, filter, bias;
     dnnl_convolution_desc_t desc;
@@ -117,8 +120,8 @@ static dnnl_status_t strip_desc(dnnl_primitive_desc_t *out, dnnl_engine_t engine
     if (!s) s = dnnl_memory_desc_init_by_tag(&filter, 4, filter_dims, type, dnnl_format_tag_any);
     if (!s) s = dnnl_memory_desc_init_by_tag(&bias, 1, bias_dims, dnnl_f32, dnnl_a);
     if (!s)
-        s = dnnl_convolution_forward_desc_init(&desc, dnnl_forward_inference, dnnl_convolution_direct, &x, &filter, &bias, &y, strides,
-                                               before, after);
+        s = dnnl_convolution_forward_desc_init(&desc, dnnl_forward_inference, dnnl_convolution_direct, &x, &filter, &bias, &y,
+                                               strides, before, after);
     if (!s) s = dnnl_primitive_attr_create(&attr);
     if (!s) s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     if (!s && shape->adds) {
@@ -140,8 +143,8 @@ static void plan_free(const dd_allocator *al, conv_plan *plan) {
 }
 
 /* The filter in layout `desc`: one that is there, or a new one made from `from` (NULL: from the first one). */
-static ddit_status packed_filter(dd_cpu *cpu, conv_weight *w, const dnnl_memory_desc_t *desc, const dnnl_memory_desc_t *from_desc,
-                                 const void *from, conv_packed **out, ddit_err *err) {
+static ddit_status packed_filter(dd_cpu *cpu, conv_weight *w, const dnnl_memory_desc_t *desc,
+                                 const dnnl_memory_desc_t *from_desc, const void *from, conv_packed **out, ddit_err *err) {
     for (conv_packed *p = w->packed; p; p = p->next)
         if (dnnl_memory_desc_equal(&p->desc, desc)) {
             *out = p;
@@ -231,7 +234,8 @@ static ddit_status pack_first(dd_cpu *cpu, conv_weight *w, const dd_weight_desc 
     ddit_status status;
     DD_GO(dd_alloc_raw(al, &values, count, dtype == DD_DTYPE_BF16 ? 2 : 4, "a convolution filter", err));
     DD_GO(convert(dtype, values, desc->data, desc->dtype, count, err));
-    DD_GO(dd_onednn_check(dnnl_memory_desc_init_by_tag(&plain, 4, dims, dd_onednn_type(dtype), dnnl_oihw), "describe a filter", err));
+    dnnl_status_t described = dnnl_memory_desc_init_by_tag(&plain, 4, dims, dd_onednn_type(dtype), dnnl_oihw);
+    DD_GO(dd_onednn_check(described, "describe a filter", err));
     DD_GO(dd_onednn_check(strip_desc(&strip, cpu->conv->engine, w, &usual), "plan a convolution", err));
     DD_GO(packed_filter(cpu, w, dnnl_primitive_desc_query_md(strip, dnnl_query_weights_md, 0), &plain, values, &packed, err));
 done:
@@ -309,7 +313,9 @@ static conv_shape strip_shape(const dd_conv2d_args *a, int64_t rows, int64_t k, 
     };
 }
 
-static char *pixel(const dd_tensor *t, int64_t i) { return (char *)t->data + (size_t)(i * t->ld) * (t->dtype == DD_DTYPE_BF16 ? 2 : 4); }
+static char *pixel(const dd_tensor *t, int64_t i) {
+    return (char *)t->data + (size_t)(i * t->ld) * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
+}
 
 /* Puts what is added where the primitive's sum finds it. */
 static void copy_add(const dd_conv2d_args *a, int64_t begin, int64_t end) {
@@ -328,11 +334,11 @@ static dnnl_status_t run_strip(const struct dd_conv_state *state, int thread, co
     int64_t pad = ((const conv_weight *)a->w)->info.kh / 2;
     int64_t first_in = first - pad + shape->pad_top;
     if (a->add) copy_add(a, first * a->width, (first + shape->rows) * a->width);
+    char *scratch_memory = state->scratch + (size_t)thread * state->scratch_per_thread;
     dnnl_memory_t x = NULL, y = NULL, scratch = NULL;
     dnnl_status_t s = dnnl_memory_create(&x, &plan->x, state->engine, pixel(&a->x, first_in * a->width));
     if (!s) s = dnnl_memory_create(&y, &plan->y, state->engine, pixel(&a->y, first * a->width));
-    if (!s)
-        s = dnnl_memory_create(&scratch, &plan->scratch, state->engine, state->scratch + (size_t)thread * state->scratch_per_thread);
+    if (!s) s = dnnl_memory_create(&scratch, &plan->scratch, state->engine, scratch_memory);
     if (!s) {
         const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, x},          {DNNL_ARG_DST, y}, {DNNL_ARG_WEIGHTS, plan->filter},
                                         {DNNL_ARG_BIAS, plan->bias}, {DNNL_ARG_SCRATCHPAD, scratch}};

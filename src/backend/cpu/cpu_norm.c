@@ -75,7 +75,8 @@ static void stats_chunks(const void *job, int64_t begin, int64_t end) {
 }
 
 /* Mean and 1 / sqrt(var + eps) of channels [first, first + count) over all chunks. */
-static void join_group(const stats_job *j, int64_t chunks, int64_t first, int64_t count, float eps, double *mean, double *factor) {
+static void join_group(const stats_job *j, int64_t chunks, int64_t first, int64_t count, float eps, double *mean,
+                       double *factor) {
     int64_t channels = dd_tensor_row_size(j->x);
     double n = (double)j->pixels * (double)count;
     double sum = 0.0, square = 0.0;

@@ -14,8 +14,8 @@ static void affine_rows(const void *job, int64_t begin, int64_t end) {
     j->kernels->affine(&j->args, begin, end);
 }
 
-ddit_status dd_cpu_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                          ddit_err *err) {
+ddit_status dd_cpu_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                          dd_activation activation, ddit_err *err) {
     (void)err;
     const affine_job job = {dd_cpu_of(b)->kernels, {y, x, z, ax, bz, activation}};
     int64_t rows = dd_tensor_row_count(&x);

@@ -17,7 +17,9 @@ static const char *reason(dnnl_status_t s) {
 
 ddit_status dd_onednn_check(dnnl_status_t s, const char *what, ddit_err *err) {
     if (s == dnnl_success) return DDIT_OK;
-    ddit_status code = s == dnnl_out_of_memory ? DDIT_ERR_NO_MEMORY : s == dnnl_unimplemented ? DDIT_ERR_UNSUPPORTED : DDIT_ERR_BACKEND;
+    ddit_status code = DDIT_ERR_BACKEND;
+    if (s == dnnl_out_of_memory) code = DDIT_ERR_NO_MEMORY;
+    if (s == dnnl_unimplemented) code = DDIT_ERR_UNSUPPORTED;
     return dd_fail(err, code, "oneDNN could not %s: %s", what, reason(s));
 }
 

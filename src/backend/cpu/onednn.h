@@ -1,4 +1,5 @@
-/* What the files that call oneDNN share: failures, number formats, running on one thread. Private to the room. oneDNN 2.6 C API. */
+/* What the files that call oneDNN share: failures, number formats, running on one thread. oneDNN 2.6 C API. Private to the
+ * room. */
 #ifndef DD_BACKEND_CPU_ONEDNN_H
 #define DD_BACKEND_CPU_ONEDNN_H
 
@@ -13,8 +14,8 @@ ddit_status dd_onednn_check(dnnl_status_t s, const char *what, ddit_err *err);
 dnnl_data_type_t dd_onednn_type(dd_dtype dtype);
 
 /* oneDNN divides work by the number of OpenMP threads that the caller's next parallel region would have; results then depend on
- * it. _begin sets that number to one for the calling thread and returns the old one, which _end puts back. Needed around making a
- * primitive and around running one; inside a parallel region, once per thread, _end may be left out. */
+ * it. _begin sets that number to one for the calling thread and returns the old one, which _end puts back. Needed around
+ * making a primitive and around running one; inside a parallel region, once per thread, _end may be left out. */
 int dd_onednn_one_thread_begin(void);
 void dd_onednn_one_thread_end(int old);
 

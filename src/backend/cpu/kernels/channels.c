@@ -9,8 +9,10 @@ INLINE vf load_channels(const void *x, bool bf16, int64_t i, int64_t n) {
     return n < LANES ? load_part(x, bf16, i, n) : load(x, bf16, i);
 }
 
-/* Adds `count` pixels to the running mean and m2 of n channels that already stand for `before` pixels (Chan, Golub, LeVeque 1979). */
-INLINE void merge(double *restrict mean, double *restrict m2, vf block_mean, vf block_m2, double before, double count, int64_t n) {
+/* Adds `count` pixels to the running mean and m2 of n channels that already stand for `before` pixels
+ * (Chan, Golub, LeVeque 1979). */
+INLINE void merge(double *restrict mean, double *restrict m2, vf block_mean, vf block_m2, double before, double count,
+                  int64_t n) {
     double share = count / (before + count);
     float means[LANES], m2s[LANES];
     store(means, false, 0, block_mean);
@@ -75,7 +77,8 @@ INLINE vf map_channels(vf v, vf mean, vf gain, vf bias, bool silu) {
 }
 
 INLINE void map_rows(const dd_cpu_channel_affine_args *a, bool y_bf16, bool x_bf16, bool silu, int64_t begin, int64_t end) {
-    const float *mean = a->mean, *gain = a->gain, *bias = a->bias; /* copies: a store to y might change *a for all the compiler knows */
+    /* copies, because for all the compiler knows a store to y changes *a */
+    const float *mean = a->mean, *gain = a->gain, *bias = a->bias;
     int64_t channels = dd_tensor_row_size(&a->x), x_ld = a->x.ld, y_ld = a->y.ld;
     const char *from = a->x.data;
     char *to = a->y.data;

@@ -1,5 +1,5 @@
-/* Names of the row kernels in one instruction set. Each file of this folder is compiled once per set with DD_ISA = baseline, avx2
- * or avx512, so functions that cross files carry it as a suffix: DD_ISA_NAME(dd_kernel_norm) is dd_kernel_norm_avx512. */
+/* Names of the row kernels in one instruction set. Each file of this folder is compiled once per set with DD_ISA = baseline,
+ * avx2 or avx512, so functions that cross files carry it as a suffix: DD_ISA_NAME(dd_kernel_norm) is dd_kernel_norm_avx512. */
 #ifndef DD_BACKEND_CPU_KERNELS_ISA_H
 #define DD_BACKEND_CPU_KERNELS_ISA_H
 

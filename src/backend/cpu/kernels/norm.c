@@ -130,7 +130,8 @@ INLINE void qk_rows(const dd_qk_norm_rope_args *a, bool bf16, int64_t head_size,
     for (int64_t m = begin; m < end; m++) {
         char *row = (char *)row_of(&a->x, m);
         if (a->rope) head_map_make(&map, head_size, a->weight->data, (const float *)row_of(a->rope, m));
-        for (int h = 0; h < a->heads; h++) head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, &map, a->eps);
+        for (int h = 0; h < a->heads; h++)
+            head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, &map, a->eps);
     }
 }
 

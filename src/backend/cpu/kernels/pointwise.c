@@ -38,15 +38,20 @@ INLINE void convert_run(void *y, bool y_bf16, const void *x, bool x_bf16, int64_
     if (i < count) store_part(y, y_bf16, i, load_part(x, x_bf16, i, count - i), count - i);
 }
 
-void DD_ISA_NAME(dd_kernel_to_bf16)(uint16_t *y, const float *x, size_t count) { convert_run(y, true, x, false, (int64_t)count); }
+void DD_ISA_NAME(dd_kernel_to_bf16)(uint16_t *y, const float *x, size_t count) {
+    convert_run(y, true, x, false, (int64_t)count);
+}
 
-void DD_ISA_NAME(dd_kernel_from_bf16)(float *y, const uint16_t *x, size_t count) { convert_run(y, false, x, true, (int64_t)count); }
+void DD_ISA_NAME(dd_kernel_from_bf16)(float *y, const uint16_t *x, size_t count) {
+    convert_run(y, false, x, true, (int64_t)count);
+}
 
 static const void *at(const dd_tensor *t, int64_t row, int64_t col) {
     return (const char *)t->data + (size_t)(row * t->ld + col) * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
 }
 
-INLINE void affine_run(float *buffer, const void *x, bool x_bf16, float ax, const void *z, bool z_bf16, float bz, int64_t count) {
+INLINE void affine_run(float *buffer, const void *x, bool x_bf16, float ax, const void *z, bool z_bf16, float bz,
+                       int64_t count) {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         vf v = ax * load(x, x_bf16, i);
@@ -58,8 +63,8 @@ INLINE void affine_run(float *buffer, const void *x, bool x_bf16, float ax, cons
     }
 }
 
-/* A run short enough to stay in the first-level cache goes through float32 in three steps, so that the dtypes of x, y, z and the
- * activation need no combined loops. */
+/* A run short enough to stay in the first-level cache goes through float32 in three steps, so that the dtypes of x, y, z and
+ * the activation need no combined loops. */
 static void affine_piece(const dd_cpu_affine_args *a, int64_t row, int64_t col, int64_t count) {
     enum { PIECE = 512 };
     float buffer[PIECE];
