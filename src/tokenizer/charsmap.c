@@ -20,18 +20,20 @@ static ddit_status check_units(const dd_charsmap *map, const char *name, ddit_er
         if (unit_is_value(unit)) continue;
         size_t child = i ^ unit_offset(unit);
         if (child >= map->unit_count)
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: unit %zu of the normalisation trie points to unit %zu, expected less than %zu", name,
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: unit %zu of the normalisation trie points to unit %zu, expected less than %zu", name,
                            i, child, map->unit_count);
         if (!unit_has_value(unit)) continue;
         uint32_t leaf = map->units[child];
         if (!unit_is_value(leaf))
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: unit %zu of the normalisation trie is 0x%08X, expected a value (bit 31 set)", name,
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: unit %zu of the normalisation trie is 0x%08X, expected a value (bit 31 set)", name,
                            child, (unsigned)leaf);
         uint32_t value = unit_value(leaf);
         if (value >= map->pool_size || ((uint8_t)map->pool[value] & 0xC0) == 0x80)
             return dd_fail(err, DDIT_ERR_FORMAT,
-                           "%s: unit %zu of the normalisation trie has the value %u, expected the start of a character in %zu bytes", name,
-                           child, (unsigned)value, map->pool_size);
+                           "%s: unit %zu of the normalisation trie has the value %u, expected the start of a character in %zu "
+                               "bytes", name, child, (unsigned)value, map->pool_size);
     }
     if (unit_is_value(map->units[0]))
         return dd_fail(err, DDIT_ERR_FORMAT, "%s: the root of the normalisation trie is a value, expected a node", name);
@@ -40,19 +42,22 @@ static ddit_status check_units(const dd_charsmap *map, const char *name, ddit_er
 
 static ddit_status check_sizes(const char *name, dd_bytes blob, size_t *trie_size, ddit_err *err) {
     if (blob.size < 4)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: the normalisation rules have %zu bytes, expected at least 4", name, blob.size);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: the normalisation rules have %zu bytes, expected at least 4", name,
+                       blob.size);
     size_t size = (size_t)blob.data[0] | (size_t)blob.data[1] << 8 | (size_t)blob.data[2] << 16 | (size_t)blob.data[3] << 24;
     size_t left = blob.size - 4;
     if (size == 0 || size >= left || size % (BLOCK_UNITS * 4) != 0)
         return dd_fail(err, DDIT_ERR_FORMAT,
-                       "%s: the normalisation trie says it has %zu bytes, expected a multiple of %d below the %zu bytes left", name, size,
+                       "%s: the normalisation trie says it has %zu bytes, expected a multiple of %d below the %zu bytes left",
+                           name, size,
                        BLOCK_UNITS * 4, left);
     if (blob.data[blob.size - 1] != 0)
         return dd_fail(err, DDIT_ERR_FORMAT, "%s: the normalisation rules end with byte 0x%02X, expected a zero", name,
                        (unsigned)blob.data[blob.size - 1]);
     size_t bad = 0;
     if (!dd_utf8_check((const char *)blob.data + 4 + size, left - size, &bad))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: the replacements of the normalisation rules are not valid UTF-8 at their byte %zu", name, bad);
+        return dd_fail(err, DDIT_ERR_FORMAT,
+                       "%s: the replacements of the normalisation rules are not valid UTF-8 at their byte %zu", name, bad);
     *trie_size = size;
     return DDIT_OK;
 }

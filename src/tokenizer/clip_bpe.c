@@ -30,8 +30,8 @@ typedef struct loaded_file {
     char *path, *data; /* owned */
 } loaded_file;
 
-static ddit_status load(loaded_file *loaded, dd_clip_file *file, const dd_allocator *a, const char *folder, const char *name, bool needed,
-                        ddit_err *err) {
+static ddit_status load(loaded_file *loaded, dd_clip_file *file, const dd_allocator *a, const char *folder, const char *name,
+                        bool needed, ddit_err *err) {
     size_t room = strlen(folder) + strlen(name) + 2;
     DD_TRY(dd_alloc_raw(a, &loaded->path, room, 1, "a path", err));
     snprintf(loaded->path, room, "%s/%s", folder, name);
@@ -168,7 +168,8 @@ static ddit_status put_word(encoder *e, const char *word, size_t length) {
     for (int32_t i = 0; i < count; i++) {
         uint8_t byte = (uint8_t)word[i];
         bool last = i + 1 == count;
-        e->symbols[i] = (symbol){last ? e->vocab->byte_end_ids[byte] : e->vocab->byte_ids[byte], i - 1, last ? -1 : i + 1, false};
+        e->symbols[i] = (symbol){last ? e->vocab->byte_end_ids[byte] : e->vocab->byte_ids[byte], i - 1, last ? -1 : i + 1,
+                                 false};
     }
     merge_symbols(e, count);
     for (int32_t i = 0; i >= 0; i = e->symbols[i].next) put(e, e->symbols[i].id);
@@ -276,7 +277,8 @@ ddit_status dd_clip_bpe_encode(const dd_clip_bpe *tok, const char *text, size_t 
                                size_t *count_total, ddit_err *err) {
     DD_TRY(dd_prompt_check(text, length, err));
     if (max_length < 2)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "the length of the text is %zu, expected at least 2 (start and end)", max_length);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "the length of the text is %zu, expected at least 2 (start and end)",
+                       max_length);
     const dd_clip_vocab *v = &tok->vocab;
     encoder e = {.vocab = v, .ids = ids, .limit = max_length - 1, .err = err};
     put(&e, v->start_id);

@@ -12,8 +12,8 @@ ddit_status dd_clip_parse_json(json_t **out, const dd_clip_file *file, ddit_err 
     json_error_t error;
     *out = json_loadb(file->data, file->size, JSON_REJECT_DUPLICATES, &error);
     if (!*out)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: not valid JSON at line %d, column %d: %.200s", file->name, error.line, error.column,
-                       error.text);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: not valid JSON at line %d, column %d: %.200s", file->name, error.line,
+                       error.column, error.text);
     if (json_is_object(*out)) return DDIT_OK;
     json_decref(*out);
     *out = NULL;
@@ -30,12 +30,14 @@ static ddit_status token_text(const char *name, const char *key, const json_t *v
         const json_t *flag = json_object_get(value, "normalized");
         *normalized = !flag || json_is_true(flag); /* the default of transformers' AddedToken */
         if (json_is_true(json_object_get(value, "single_word")))
-            return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: token \"%.100s\" is \"single_word\", which is not supported", name, key);
+            return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: token \"%.100s\" is \"single_word\", which is not supported", name,
+                           key);
         value = json_object_get(value, "content");
     }
     const char *found = json_string_value(value);
     if (!found || !*found || strlen(found) > MAX_TOKEN_TEXT)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"%.100s\" has no text, expected a token of 1 to %d bytes", name, key, MAX_TOKEN_TEXT);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"%.100s\" has no text, expected a token of 1 to %d bytes", name, key,
+                       MAX_TOKEN_TEXT);
     *text = found;
     return DDIT_OK;
 }
@@ -124,7 +126,8 @@ static ddit_status read_decoder(dd_clip_vocab *vocab, const configs *c, ddit_err
         const json_t *known = text ? json_object_get(c->tokens, text) : NULL;
         bool fits = known ? number == json_integer_value(known) : number >= count && number < (long)count + MAX_ADDED;
         if (!text || errno || *end || end == key || !fits)
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: added token \"%.20s\" (\"%.100s\") does not fit the vocabulary of %d tokens", name, key,
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: added token \"%.20s\" (\"%.100s\") does not fit the vocabulary of %d tokens", name, key,
                            text ? text : "", count);
         if (number >= vocab->size) vocab->size = (int32_t)number + 1;
         DD_TRY(add_token(vocab, text, (int32_t)number, normalized, err));
@@ -138,7 +141,8 @@ static ddit_status read_max_length(dd_clip_vocab *vocab, const configs *c, ddit_
     /* transformers writes 1e30 for "no limit", as an integer or a real: then CLIP's own 77 holds */
     if (!value || json_is_null(value) || (json_is_number(value) && json_number_value(value) > 1e6)) return DDIT_OK;
     if (!json_is_integer(value) || json_integer_value(value) < 2)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"model_max_length\" is not a whole number of at least 2", c->files->tokenizer_config.name);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"model_max_length\" is not a whole number of at least 2",
+                       c->files->tokenizer_config.name);
     vocab->max_length = (size_t)json_integer_value(value);
     return DDIT_OK;
 }
@@ -148,7 +152,8 @@ static ddit_status read_all(dd_clip_vocab *vocab, configs *c, ddit_err *err) {
     if (c->files->special_tokens_map.data) DD_TRY(dd_clip_parse_json(&c->map, &c->files->special_tokens_map, err));
     c->decoder = json_object_get(c->config, "added_tokens_decoder");
     if (c->decoder && !json_is_object(c->decoder))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"added_tokens_decoder\" is not an object {...}", c->files->tokenizer_config.name);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: \"added_tokens_decoder\" is not an object {...}",
+                       c->files->tokenizer_config.name);
     vocab->size = (int32_t)json_object_size(c->tokens);
     DD_TRY(named_token(vocab, c, "bos_token", "<|startoftext|>", &vocab->start_id, err));
     DD_TRY(named_token(vocab, c, "eos_token", "<|endoftext|>", &vocab->end_id, err));

@@ -75,7 +75,8 @@ static uint32_t lower_case(uint32_t code) {
 }
 
 /* NFC of text[0..length) as code points: *codes is allocated, the caller frees it (also on failure). */
-static ddit_status compose(const dd_allocator *a, const char *text, size_t length, int32_t **codes, size_t *count, ddit_err *err) {
+static ddit_status compose(const dd_allocator *a, const char *text, size_t length, int32_t **codes, size_t *count,
+                           ddit_err *err) {
     const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
     utf8proc_ssize_t decomposed = utf8proc_decompose((const uint8_t *)text, (utf8proc_ssize_t)length, NULL, 0, options);
     if (decomposed < 0) return dd_fail(err, DDIT_ERR_INTERNAL, "utf8proc: %s", utf8proc_errmsg(decomposed));

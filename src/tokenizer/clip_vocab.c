@@ -75,11 +75,12 @@ const dd_clip_merge *dd_clip_vocab_merge(const dd_clip_vocab *vocab, int32_t lef
 }
 
 /* One line "left right", zero-terminated in a scratch buffer of the caller, which is changed. */
-static ddit_status read_merge(dd_clip_vocab *vocab, const char *name, size_t line, char *text, const json_t *tokens, int32_t rank,
-                              ddit_err *err) {
+static ddit_status read_merge(dd_clip_vocab *vocab, const char *name, size_t line, char *text, const json_t *tokens,
+                              int32_t rank, ddit_err *err) {
     char *space = strchr(text, ' ');
     if (!space || space == text || space[1] == '\0' || strchr(space + 1, ' '))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: line %zu is \"%.100s\", expected two tokens with one space between them", name, line, text);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: line %zu is \"%.100s\", expected two tokens with one space between them",
+                       name, line, text);
     *space = '\0';
     const char *right_text = space + 1;
     int32_t left = find_token(tokens, text), right = find_token(tokens, right_text);
@@ -125,7 +126,8 @@ static void measure_lines(const dd_clip_file *file, size_t *lines, size_t *longe
     }
 }
 
-static ddit_status read_merge_lines(dd_clip_vocab *vocab, const dd_clip_file *file, const json_t *tokens, char *scratch, ddit_err *err) {
+static ddit_status read_merge_lines(dd_clip_vocab *vocab, const dd_clip_file *file, const json_t *tokens, char *scratch,
+                                    ddit_err *err) {
     line_reader r = {file->data, file->size, 0, 0};
     const char *text;
     size_t length;

@@ -58,8 +58,8 @@ static void fill(dd_piece_trie *trie, span *spans, const dd_trie_entry *entries,
     }
 }
 
-ddit_status dd_piece_trie_init(dd_piece_trie *trie, const dd_allocator *a, dd_trie_entry *entries, size_t count, int32_t *duplicate,
-                               ddit_err *err) {
+ddit_status dd_piece_trie_init(dd_piece_trie *trie, const dd_allocator *a, dd_trie_entry *entries, size_t count,
+                               int32_t *duplicate, ddit_err *err) {
     *trie = (dd_piece_trie){.allocator = a};
     *duplicate = -1;
     if (count == 0) return DDIT_OK;
@@ -67,7 +67,8 @@ ddit_status dd_piece_trie_init(dd_piece_trie *trie, const dd_allocator *a, dd_tr
     uint64_t nodes = count_nodes(entries, count, duplicate);
     if (*duplicate >= 0) return DDIT_OK;
     if (nodes > INT32_MAX || count > INT32_MAX)
-        return dd_fail(err, DDIT_ERR_FORMAT, "the pieces of the text model need %llu trie nodes, more than 2^31", (unsigned long long)nodes);
+        return dd_fail(err, DDIT_ERR_FORMAT, "the pieces of the text model need %llu trie nodes, more than 2^31",
+                       (unsigned long long)nodes);
     span *spans = NULL;
     ddit_status status = DDIT_OK;
     DD_GO(dd_alloc_raw(a, &trie->nodes, (size_t)nodes, sizeof *trie->nodes, "the trie of pieces", err));

@@ -25,8 +25,8 @@ typedef struct dd_trie_entry {
 /* Builds the trie of entries[0..count), which are put in order. Memory: at most one node per byte of text, and one.
  * *duplicate is the id of a text that was there before, or -1: the trie is then not built. Errors: DDIT_ERR_NO_MEMORY,
  * DDIT_ERR_FORMAT (more than 2^31 bytes); *trie is then zeroed. */
-ddit_status dd_piece_trie_init(dd_piece_trie *trie, const dd_allocator *a, dd_trie_entry *entries, size_t count, int32_t *duplicate,
-                               ddit_err *err);
+ddit_status dd_piece_trie_init(dd_piece_trie *trie, const dd_allocator *a, dd_trie_entry *entries, size_t count,
+                               int32_t *duplicate, ddit_err *err);
 
 /* Frees; a zeroed trie is accepted. */
 void dd_piece_trie_deinit(dd_piece_trie *trie);

@@ -35,19 +35,22 @@ static ddit_status read_varint(reader *r, uint64_t *value) {
     *value = 0;
     for (unsigned shift = 0; shift < 64; shift += 7) {
         if (r->at == r->end)
-            return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu a number is cut off by the end at byte %zu (truncated file?)",
+            return dd_fail(r->err, DDIT_ERR_FORMAT,
+                           "%s: at byte %zu a number is cut off by the end at byte %zu (truncated file?)",
                            r->name, start, r->end);
         uint8_t byte = r->bytes[r->at++];
         if (shift == 63 && byte > 1) break;
         *value |= (uint64_t)(byte & 0x7F) << shift;
         if (byte < 0x80) return DDIT_OK;
     }
-    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu found a number of more than 64 bits (damaged file?)", r->name, start);
+    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu found a number of more than 64 bits (damaged file?)", r->name,
+                   start);
 }
 
 static ddit_status read_fixed(reader *r, size_t width, uint64_t *value) {
     if (r->end - r->at < width)
-        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu found %zu bytes, expected a number of %zu bytes (truncated file?)",
+        return dd_fail(r->err, DDIT_ERR_FORMAT,
+                       "%s: at byte %zu found %zu bytes, expected a number of %zu bytes (truncated file?)",
                        r->name, r->at, r->end - r->at, width);
     *value = 0;
     for (size_t i = 0; i < width; i++) *value |= (uint64_t)r->bytes[r->at + i] << (8 * i);
@@ -72,13 +75,15 @@ static ddit_status read_field(reader *r, field *f) {
     case WIRE_FIXED32: return read_fixed(r, 4, &f->value);
     case WIRE_BYTES: break;
     default:
-        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu found wire type %u, expected 0, 1, 2 or 5 (not a SentencePiece model?)",
+        return dd_fail(r->err, DDIT_ERR_FORMAT,
+                       "%s: at byte %zu found wire type %u, expected 0, 1, 2 or 5 (not a SentencePiece model?)",
                        r->name, f->start, f->wire);
     }
     uint64_t size;
     DD_TRY(read_varint(r, &size));
     if (size > r->end - r->at)
-        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu found a field of %" PRIu64 " bytes, but only %zu are left (truncated file?)",
+        return dd_fail(r->err, DDIT_ERR_FORMAT,
+                       "%s: at byte %zu found a field of %" PRIu64 " bytes, but only %zu are left (truncated file?)",
                        r->name, f->start, size, r->end - r->at);
     f->at = r->at;
     f->end = r->at += (size_t)size;
@@ -87,15 +92,15 @@ static ddit_status read_field(reader *r, field *f) {
 
 static ddit_status need_wire(const reader *r, const field *f, unsigned wire) {
     if (f->wire == wire) return DDIT_OK;
-    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu field %" PRIu32 " has wire type %u, expected %u", r->name, f->start, f->number,
-                   f->wire, wire);
+    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu field %" PRIu32 " has wire type %u, expected %u", r->name,
+                   f->start, f->number, f->wire, wire);
 }
 
 static ddit_status take_bool(const reader *r, const field *f, bool *out) {
     DD_TRY(need_wire(r, f, WIRE_VARINT));
     if (f->value > 1)
-        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu field %" PRIu32 " is %" PRIu64 ", expected 0 or 1", r->name, f->start,
-                       f->number, f->value);
+        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu field %" PRIu32 " is %" PRIu64 ", expected 0 or 1", r->name,
+                       f->start, f->number, f->value);
     *out = f->value == 1;
     return DDIT_OK;
 }
@@ -111,14 +116,15 @@ static ddit_status take_score(const reader *r, const field *f, float *out) {
     uint32_t bits = (uint32_t)f->value;
     memcpy(out, &bits, sizeof bits);
     if (isfinite(*out)) return DDIT_OK;
-    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu a piece has the score %g, expected a finite number", r->name, f->start,
-                   (double)*out);
+    return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu a piece has the score %g, expected a finite number", r->name,
+                   f->start, (double)*out);
 }
 
 static ddit_status take_type(const reader *r, const field *f, dd_sp_type *out) {
     DD_TRY(need_wire(r, f, WIRE_VARINT));
     if (f->value < DD_SP_NORMAL || f->value > DD_SP_BYTE)
-        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu a piece has type %" PRIu64 ", expected 1 to 6", r->name, f->start, f->value);
+        return dd_fail(r->err, DDIT_ERR_FORMAT, "%s: at byte %zu a piece has type %" PRIu64 ", expected 1 to 6", r->name,
+                       f->start, f->value);
     *out = (dd_sp_type)f->value;
     return DDIT_OK;
 }
@@ -195,7 +201,8 @@ static ddit_status count_pieces(reader r, size_t *count) {
         if (f.number == MODEL_PIECES) (*count)++;
     }
     if (*count == 0)
-        return dd_fail(r.err, DDIT_ERR_FORMAT, "%s: found no pieces in %zu bytes, expected a SentencePiece model", r.name, r.end);
+        return dd_fail(r.err, DDIT_ERR_FORMAT, "%s: found no pieces in %zu bytes, expected a SentencePiece model", r.name,
+                       r.end);
     if (*count > INT32_MAX) return dd_fail(r.err, DDIT_ERR_FORMAT, "%s: found %zu pieces, too many", r.name, *count);
     return DDIT_OK;
 }

@@ -40,7 +40,8 @@ static ddit_status build_trie(dd_piece_trie *trie, const dd_allocator *a, const 
     if (status == DDIT_OK && duplicate >= 0) {
         dd_bytes text = model->pieces[duplicate].text;
         int shown = text.size < 80 ? (int)text.size : 80;
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: piece %d, \"%.*s\", is there twice", name, duplicate, shown, (const char *)text.data);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: piece %d, \"%.*s\", is there twice", name, duplicate, shown,
+                       (const char *)text.data);
     }
     return status;
 }
@@ -58,7 +59,8 @@ static int byte_of_piece(dd_bytes text) {
 static ddit_status take_byte_piece(dd_unigram *tok, const char *name, dd_bytes text, int32_t id, ddit_err *err) {
     int byte = byte_of_piece(text);
     if (!tok->byte_fallback)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: piece %d stands for a byte, but the model says that it has no byte fallback", name, id);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: piece %d stands for a byte, but the model says that it has no byte fallback",
+                       name, id);
     if (byte < 0) {
         int shown = text.size < 80 ? (int)text.size : 80;
         return dd_fail(err, DDIT_ERR_FORMAT, "%s: byte piece %d is \"%.*s\", expected <0x00> to <0xFF>", name, id, shown,
@@ -82,7 +84,8 @@ static ddit_status take_pieces(dd_unigram *tok, const char *name, const dd_sp_mo
         if (p->type == DD_SP_BYTE) DD_TRY(take_byte_piece(tok, name, p->text, i, err));
         if (p->type == DD_SP_UNKNOWN) {
             if (tok->unk_id >= 0)
-                return dd_fail(err, DDIT_ERR_FORMAT, "%s: pieces %d and %d are both the unknown piece, expected one", name, tok->unk_id, i);
+                return dd_fail(err, DDIT_ERR_FORMAT, "%s: pieces %d and %d are both the unknown piece, expected one", name,
+                               tok->unk_id, i);
             tok->unk_id = i;
         }
     }
@@ -97,7 +100,8 @@ static ddit_status check_pieces(dd_unigram *tok, const char *name, ddit_err *err
     if (tok->pad_id < 0) tok->pad_id = 0;
     for (int byte = 0; tok->byte_fallback && byte < 256; byte++)
         if (tok->byte_ids[byte] < 0)
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: the model has byte fallback, but no piece <0x%02X>", name, (unsigned)byte);
+            return dd_fail(err, DDIT_ERR_FORMAT, "%s: the model has byte fallback, but no piece <0x%02X>", name,
+                           (unsigned)byte);
     return DDIT_OK;
 }
 
@@ -247,7 +251,8 @@ static void emit(const dd_unigram *tok, const char *text, int32_t size, const be
 ddit_status dd_unigram_encode(const dd_unigram *tok, const char *text, size_t length, size_t max_length, int32_t *ids,
                               size_t *count_total, ddit_err *err) {
     DD_TRY(dd_prompt_check(text, length, err));
-    if (max_length < 1) return dd_fail(err, DDIT_ERR_ARGUMENT, "the length of the text is 0, expected at least 1 (room for </s>)");
+    if (max_length < 1) return dd_fail(err, DDIT_ERR_ARGUMENT,
+                                       "the length of the text is 0, expected at least 1 (room for </s>)");
     dd_text_buffer normal = {0};
     best_path *best = NULL;
     ddit_status status = DDIT_OK;

@@ -32,8 +32,8 @@ void dd_unigram_close(dd_unigram *tok);
 /* Encodes text[0..length), UTF-8, at most DD_PROMPT_MAX_BYTES.
  * ids          [max_length] out: the pieces, cut to max_length - 1, then </s>, then padding. max_length >= 1.
  * count_total  out, may be NULL: ids with </s> before cutting; more than max_length means that something was cut.
- * Errors: DDIT_ERR_ARGUMENT (invalid UTF-8, too long, max_length 0; ids untouched), DDIT_ERR_FORMAT (rules that blow the text up
- * beyond all measure), DDIT_ERR_NO_MEMORY. Memory: about 20 bytes per byte of text, freed before returning.
+ * Errors: DDIT_ERR_ARGUMENT (invalid UTF-8, too long, max_length 0; ids untouched), DDIT_ERR_FORMAT (rules that
+ * blow the text up beyond all measure), DDIT_ERR_NO_MEMORY. Memory: about 20 bytes per byte of text, freed before returning.
  * Source: Kudo 2018 (subword regularization), section 3.2, in the arithmetic of google/sentencepiece unigram_model.cc. */
 ddit_status dd_unigram_encode(const dd_unigram *tok, const char *text, size_t length, size_t max_length, int32_t *ids,
                               size_t *count_total, ddit_err *err);

@@ -59,7 +59,8 @@ static ddit_status append_space(const dd_sp_normalizer *n, dd_text_buffer *out, 
     return n->escape_whitespaces ? append(out, a, SPACE_SYMBOL, 3, err) : append(out, a, " ", 1, err);
 }
 
-static ddit_status append_part(const dd_sp_normalizer *n, dd_text_buffer *out, const dd_allocator *a, dd_bytes part, ddit_err *err) {
+static ddit_status append_part(const dd_sp_normalizer *n, dd_text_buffer *out, const dd_allocator *a, dd_bytes part,
+                               ddit_err *err) {
     while (part.size > 0) {
         size_t run = 0;
         while (run < part.size && part.data[run] != ' ') run++;
@@ -80,8 +81,8 @@ static void trim_end(const dd_sp_normalizer *n, dd_text_buffer *out) {
     while (out->size >= size && memcmp(out->data + out->size - size, space, size) == 0) out->size -= size;
 }
 
-ddit_status dd_sp_normalize(const dd_sp_normalizer *n, const dd_allocator *a, const char *text, size_t length, dd_text_buffer *out,
-                            ddit_err *err) {
+ddit_status dd_sp_normalize(const dd_sp_normalizer *n, const dd_allocator *a, const char *text, size_t length,
+                            dd_text_buffer *out, ddit_err *err) {
     size_t at = 0;
     dd_bytes part;
     while (n->remove_extra_whitespaces && at < length) {

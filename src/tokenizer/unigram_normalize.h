@@ -19,7 +19,7 @@ typedef struct dd_text_buffer {
 /* Appends the normalised text[0..length), valid UTF-8, to *out (zeroed by the caller, freed by the caller also on failure).
  * Errors: DDIT_ERR_NO_MEMORY; DDIT_ERR_FORMAT when the rules make more than 1 MiB of it (NFKC makes at most 11 times as much).
  * Source: google/sentencepiece normalizer.cc, Normalizer::Normalize and NormalizePrefix. */
-ddit_status dd_sp_normalize(const dd_sp_normalizer *n, const dd_allocator *a, const char *text, size_t length, dd_text_buffer *out,
-                            ddit_err *err);
+ddit_status dd_sp_normalize(const dd_sp_normalizer *n, const dd_allocator *a, const char *text, size_t length,
+                            dd_text_buffer *out, ddit_err *err);
 
 #endif

@@ -31,13 +31,14 @@ bool dd_utf8_check(const char *text, size_t length, size_t *bad_offset) {
 
 ddit_status dd_prompt_check(const char *text, size_t length, ddit_err *err) {
     if (length > DD_PROMPT_MAX_BYTES)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "the prompt has %zu bytes, at most %d are accepted (cut it after byte %d)", length,
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "the prompt has %zu bytes, at most %d are accepted (cut it after byte %d)",
+                       length,
                        DD_PROMPT_MAX_BYTES, DD_PROMPT_MAX_BYTES);
     size_t bad = 0;
     if (!dd_utf8_check(text, length, &bad))
         return dd_fail(err, DDIT_ERR_ARGUMENT,
-                       "the prompt is not valid UTF-8: found byte 0x%02X at byte %zu, expected a whole character (save it as UTF-8)",
-                       (unsigned)(uint8_t)text[bad], bad);
+                       "the prompt is not valid UTF-8: found byte 0x%02X at byte %zu, expected a whole character (save it as "
+                           "UTF-8)", (unsigned)(uint8_t)text[bad], bad);
     return DDIT_OK;
 }
 

@@ -7,7 +7,8 @@
 
 static const dd_allocator *const LIBC = &dd_allocator_libc;
 
-static ddit_status encode(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids, size_t *total, ddit_err *err) {
+static ddit_status encode(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids, size_t *total,
+                          ddit_err *err) {
     return dd_clip_bpe_encode(tok, text, length, max_length, ids, total, err);
 }
 
@@ -42,12 +43,16 @@ static void refuses_bad_prompts(dd_test *t) {
 
 #define VOCAB "{\"a\":0,\"b\":1,\"a</w>\":2,\"b</w>\":3,\"ab</w>\":4,\"!</w>\":5,\"<S>\":6,\"<E>\":7,\"aa\":8}"
 #define MERGES "#version: 0.2\na b</w>\r\na a\n"
-#define CONFIG "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"a</w>\",\"model_max_length\":9}"
+#define START_END "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":"
+#define CONFIG START_END "\"a</w>\",\"model_max_length\":9}"
+#define DECODER START_END "\"<E>\",\"added_tokens_decoder\":" /* then its value and "}" */
 
 static dd_clip_file file_of(const char *name, const char *text) { return (dd_clip_file){name, text, text ? strlen(text) : 0}; }
 
-static ddit_status open_texts(dd_test *t, dd_clip_bpe **tok, const char *vocab, const char *merges, const char *config, const char *map) {
-    dd_clip_files files = {file_of("vocab.json", vocab), file_of("merges.txt", merges), file_of("tokenizer_config.json", config),
+static ddit_status open_texts(dd_test *t, dd_clip_bpe **tok, const char *vocab, const char *merges, const char *config,
+                              const char *map) {
+    dd_clip_files files = {file_of("vocab.json", vocab), file_of("merges.txt", merges), file_of("tokenizer_config.json",
+            config),
                            file_of("special_tokens_map.json", map)};
     return dd_clip_bpe_open_memory(tok, LIBC, &files, &t->err);
 }
@@ -81,8 +86,9 @@ static void reads_token_flags(dd_test *t) {
     DD_CHECK(t, dd_clip_bpe_pad_id(tok) == 5);
     EXPECT(t, tok, "<s> <S> <E>", 6, 6, 6, 7, 7);
     dd_clip_bpe_close(tok);
-    static const char decoder[] = "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"<P>\",\"model_max_length\":1e30,"
-                                  "\"added_tokens_decoder\":{\"6\":{\"content\":\"<S>\",\"normalized\":true},\"9\":{\"content\":\"<P>\",\"normalized\":false},"
+    static const char decoder[] = START_END "\"<P>\",\"model_max_length\":1e30,"
+                                  "\"added_tokens_decoder\":{\"6\":{\"content\":\"<S>\",\"normalized\":true},"
+                                  "\"9\":{\"content\":\"<P>\",\"normalized\":false},"
                                   "\"11\":{\"content\":\"<PP>\",\"normalized\":false}}}";
     DD_NEED_OK(t, open_texts(t, &tok, VOCAB, MERGES, decoder, map));
     DD_CHECK(t, dd_clip_bpe_pad_id(tok) == 9 && dd_clip_bpe_vocab_size(tok) == 12 && dd_clip_bpe_max_length(tok) == 77);
@@ -116,18 +122,25 @@ static void says_what_is_wrong(dd_test *t) {
         {VOCAB, MERGES, CONFIG, "3", DDIT_ERR_FORMAT, "special_tokens_map.json"},
         {VOCAB, MERGES, CONFIG, "{\"bos_token\":3}", DDIT_ERR_FORMAT, "\"bos_token\" has no text"},
         {VOCAB, MERGES, CONFIG, "{\"bos_token\":{\"content\":\"\"}}", DDIT_ERR_FORMAT, "\"bos_token\" has no text"},
-        {VOCAB, MERGES, CONFIG, "{\"bos_token\":{\"content\":\"<S>\",\"single_word\":true}}", DDIT_ERR_UNSUPPORTED, "single_word"},
-        {VOCAB, MERGES, "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"<E>\",\"model_max_length\":1}", NULL,
+        {VOCAB, MERGES, CONFIG, "{\"bos_token\":{\"content\":\"<S>\",\"single_word\":true}}", DDIT_ERR_UNSUPPORTED,
+         "single_word"},
+        {VOCAB, MERGES,
+         START_END "\"<E>\",\"model_max_length\":1}",
+             NULL,
          DDIT_ERR_FORMAT, "model_max_length"},
-        {VOCAB, MERGES, "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"<E>\",\"added_tokens_decoder\":[]}", NULL,
+        {VOCAB, MERGES,
+         DECODER "[]}", NULL,
          DDIT_ERR_FORMAT, "added_tokens_decoder"},
-        {VOCAB, MERGES, "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"<E>\",\"added_tokens_decoder\":{\"5\":{\"content\":\"<S>\"}}}",
+        {VOCAB, MERGES,
+         DECODER "{\"5\":{\"content\":\"<S>\"}}}",
          NULL, DDIT_ERR_FORMAT, "does not fit"},
-        {VOCAB, MERGES, "{\"bos_token\":\"<S>\",\"eos_token\":\"<E>\",\"unk_token\":\"<E>\",\"pad_token\":\"<E>\",\"added_tokens_decoder\":{\"99999999\":{\"content\":\"<X>\"}}}",
+        {VOCAB, MERGES,
+         DECODER "{\"99999999\":{\"content\":\"<X>\"}}}",
          NULL, DDIT_ERR_FORMAT, "does not fit"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dd_clip_bpe *tok;
-        DD_FAILS(t, open_texts(t, &tok, cases[i].vocab, cases[i].merges, cases[i].config, cases[i].map), cases[i].status, cases[i].part);
+        DD_FAILS(t, open_texts(t, &tok, cases[i].vocab, cases[i].merges, cases[i].config, cases[i].map), cases[i].status,
+                 cases[i].part);
         DD_CHECK(t, tok == NULL);
     }
 }
@@ -148,13 +161,16 @@ static void try_texts(dd_test *t, const dd_clip_files *files) {
     if (status != DDIT_OK) return;
     DD_OK(t, dd_clip_bpe_encode(tok, "aab <S>b!", 9, 20, ids, NULL, &t->err));
     for (size_t i = 0; i < 20; i++)
-        if (ids[i] < 0 || ids[i] >= dd_clip_bpe_vocab_size(tok)) dd_test_fail(t, __FILE__, __LINE__, "id %d out of range", ids[i]);
+        if (ids[i] < 0 || ids[i] >= dd_clip_bpe_vocab_size(tok)) dd_test_fail(t, __FILE__, __LINE__, "id %d out of range",
+                                                                              ids[i]);
     dd_clip_bpe_close(tok);
 }
 
 static void survives_damage(dd_test *t) {
-    dd_clip_files files = {file_of("vocab.json", VOCAB), file_of("merges.txt", MERGES), file_of("tokenizer_config.json", CONFIG),
-                           file_of("special_tokens_map.json", "{\"bos_token\":{\"content\":\"<S>\",\"normalized\":true},\"pad_token\":\"!</w>\"}")};
+    dd_clip_files files = {file_of("vocab.json", VOCAB), file_of("merges.txt", MERGES), file_of("tokenizer_config.json",
+            CONFIG),
+                           file_of("special_tokens_map.json",
+                                   "{\"bos_token\":{\"content\":\"<S>\",\"normalized\":true},\"pad_token\":\"!</w>\"}")};
     dd_clip_file *all[] = {&files.vocab, &files.merges, &files.tokenizer_config, &files.special_tokens_map};
     for (size_t f = 0; f < 4; f++) {
         dd_clip_file whole = *all[f];
@@ -196,7 +212,8 @@ static void survives_missing_memory(dd_test *t) {
         dd_clip_bpe *tok = NULL;
         int32_t ids[8];
         ddit_status status = dd_clip_bpe_open(&tok, &counting.allocator, FOLDER, &t->err);
-        if (status == DDIT_OK) status = dd_clip_bpe_encode(tok, "a caf\xC3\xA9 <|endoftext|> \xE0\xA2\x98 x", 26, 8, ids, NULL, &t->err);
+        if (status == DDIT_OK) status = dd_clip_bpe_encode(tok, "a caf\xC3\xA9 <|endoftext|> \xE0\xA2\x98 x", 26, 8, ids, NULL,
+                                                           &t->err);
         dd_clip_bpe_close(tok);
         DD_CHECK(t, counting.live == 0);
         if (status == DDIT_OK) {

@@ -9,7 +9,8 @@
 
 static const dd_allocator *const LIBC = &dd_allocator_libc;
 
-static ddit_status encode(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids, size_t *total, ddit_err *err) {
+static ddit_status encode(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids, size_t *total,
+                          ddit_err *err) {
     return dd_unigram_encode(tok, text, length, max_length, ids, total, err);
 }
 
@@ -154,11 +155,15 @@ static void says_what_is_wrong(dd_test *t) {
         damage make;
         ddit_status status;
         const char *part;
-    } cases[] = {{zero_field, DDIT_ERR_FORMAT, "field number 0"}, {group, DDIT_ERR_FORMAT, "wire type 3"}, {long_varint, DDIT_ERR_FORMAT, "64 bits"},
+    } cases[] = {{zero_field, DDIT_ERR_FORMAT, "field number 0"}, {group, DDIT_ERR_FORMAT, "wire type 3"}, {long_varint,
+            DDIT_ERR_FORMAT, "64 bits"},
                  {huge_length, DDIT_ERR_FORMAT, "are left"}, {long_by_one, DDIT_ERR_FORMAT, "a field of 2 bytes, but only 1"},
-                 {piece_number, DDIT_ERR_FORMAT, "wire type 0"}, {empty_piece, DDIT_ERR_FORMAT, "no text"}, {nan_score, DDIT_ERR_FORMAT, "finite"},
-                 {bad_type, DDIT_ERR_FORMAT, "type 7"}, {twice, DDIT_ERR_FORMAT, "there twice"}, {reserved_twice, DDIT_ERR_FORMAT, "there twice"},
-                 {two_unknown, DDIT_ERR_FORMAT, "unknown piece"}, {stray_byte, DDIT_ERR_FORMAT, "no byte fallback"}, {bad_utf8, DDIT_ERR_FORMAT, "UTF-8"},
+                 {piece_number, DDIT_ERR_FORMAT, "wire type 0"}, {empty_piece, DDIT_ERR_FORMAT, "no text"}, {nan_score,
+                         DDIT_ERR_FORMAT, "finite"},
+                 {bad_type, DDIT_ERR_FORMAT, "type 7"}, {twice, DDIT_ERR_FORMAT, "there twice"}, {reserved_twice,
+                         DDIT_ERR_FORMAT, "there twice"},
+                 {two_unknown, DDIT_ERR_FORMAT, "unknown piece"}, {stray_byte, DDIT_ERR_FORMAT, "no byte fallback"}, {bad_utf8,
+                         DDIT_ERR_FORMAT, "UTF-8"},
                  {bpe_model, DDIT_ERR_UNSUPPORTED, "model type is 2"}, {bytes_missing, DDIT_ERR_FORMAT, "no piece <0x00>"},
                  {lower_case_byte, DDIT_ERR_FORMAT, "\"<0xff>\""}, {bool_two, DDIT_ERR_FORMAT, "expected 0 or 1"},
                  {score_as_text, DDIT_ERR_FORMAT, "wire type 2, expected 5"}, {short_charsmap, DDIT_ERR_FORMAT, "at least 4"},
@@ -177,7 +182,8 @@ static void says_what_is_wrong(dd_test *t) {
     DD_FAILS(t, open_builder(t, &only), DDIT_ERR_FORMAT, "unknown piece");
 }
 
-/* Every truncation of a small model, and of the small trained one; every byte flipped in three ways; then it must still encode. */
+/* Every truncation of a small model, and of the small trained one; every byte flipped in three ways; then it
+ * must still encode. */
 static void try_bytes(dd_test *t, const uint8_t *data, size_t size) {
     dd_unigram *tok;
     int32_t ids[40];
@@ -189,7 +195,8 @@ static void try_bytes(dd_test *t, const uint8_t *data, size_t size) {
     status = dd_unigram_encode(tok, text, sizeof text - 1, 40, ids, &total, &t->err);
     golden_check_sentence(t, status, &t->err);
     for (size_t i = 0; status == DDIT_OK && i < 40; i++)
-        if (ids[i] < 0 || ids[i] >= dd_unigram_vocab_size(tok)) dd_test_fail(t, __FILE__, __LINE__, "id %d out of range", ids[i]);
+        if (ids[i] < 0 || ids[i] >= dd_unigram_vocab_size(tok)) dd_test_fail(t, __FILE__, __LINE__, "id %d out of range",
+                                                                             ids[i]);
     dd_unigram_close(tok);
 }
 
@@ -248,7 +255,8 @@ static void refuses_bad_tries(dd_test *t) {
     blob[1] = UNITS * 4 >> 8;
     blob[sizeof blob - 1] = 'x';
     dd_charsmap map;
-    DD_FAILS(t, dd_charsmap_init(&map, LIBC, "x.model", (dd_bytes){blob, sizeof blob}, &t->err), DDIT_ERR_FORMAT, "expected a zero");
+    DD_FAILS(t, dd_charsmap_init(&map, LIBC, "x.model", (dd_bytes){blob, sizeof blob}, &t->err), DDIT_ERR_FORMAT,
+             "expected a zero");
     blob[sizeof blob - 1] = 0;
     blob[sizeof blob - 2] = 0xFF;
     DD_FAILS(t, dd_charsmap_init(&map, LIBC, "x.model", (dd_bytes){blob, sizeof blob}, &t->err), DDIT_ERR_FORMAT, "UTF-8");

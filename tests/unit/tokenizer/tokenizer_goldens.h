@@ -8,7 +8,8 @@
 enum { GOLDEN_MAX_IDS = 40000 };
 
 /* A tokenizer under test: fills ids[max_length] and *total, as dd_clip_bpe_encode and dd_unigram_encode do. */
-typedef ddit_status (*golden_encode)(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids, size_t *total,
+typedef ddit_status (*golden_encode)(const void *tok, const char *text, size_t length, size_t max_length, int32_t *ids,
+                                     size_t *total,
                                      ddit_err *err);
 
 typedef struct golden_case {
@@ -38,7 +39,8 @@ static size_t golden_hex(char *line) {
     return length;
 }
 
-static void golden_check_cut(dd_test *t, const void *tok, golden_encode encode, const golden_case *c, size_t max_length, int32_t pad) {
+static void golden_check_cut(dd_test *t, const void *tok, golden_encode encode, const golden_case *c, size_t max_length,
+                             int32_t pad) {
     int32_t ids[128];
     size_t total = 0;
     DD_NEED_OK(t, encode(tok, c->text, c->length, max_length, ids, &total, &t->err));
@@ -53,14 +55,16 @@ static void golden_check_cut(dd_test *t, const void *tok, golden_encode encode, 
     }
 }
 
-static void golden_check_case(dd_test *t, size_t line, const void *tok, golden_encode encode, const golden_case *c, int32_t pad) {
+static void golden_check_case(dd_test *t, size_t line, const void *tok, golden_encode encode, const golden_case *c,
+                              int32_t pad) {
     static int32_t ids[GOLDEN_MAX_IDS];
     size_t total = 0;
     DD_NEED_OK(t, encode(tok, c->text, c->length, GOLDEN_MAX_IDS, ids, &total, &t->err));
     if (total != c->count || memcmp(ids, c->ids, c->count * sizeof *ids) != 0) {
         size_t at = 0;
         while (at < total && at < c->count && ids[at] == c->ids[at]) at++;
-        dd_test_fail(t, __FILE__, __LINE__, "string %zu (%.60s): %zu ids, expected %zu; id %zu is %d, expected %d", line, c->text, total,
+        dd_test_fail(t, __FILE__, __LINE__, "string %zu (%.60s): %zu ids, expected %zu; id %zu is %d, expected %d", line,
+                     c->text, total,
                      c->count, at, at < total ? ids[at] : -1, at < c->count ? c->ids[at] : -1);
     }
     golden_check_cut(t, tok, encode, c, 77, pad);
