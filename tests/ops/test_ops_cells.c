@@ -110,7 +110,7 @@ static void lift_case(op_run *r, const void *param) {
     r->gap = p->gap;
     int64_t height = p->height * p->k, width = p->width * p->k;
     dd_coarse_lift_args a = {.velocity = *op_out3(r, p->channels, height, width), .z = *op_in3(r, p->channels, height, width),
-                             .z_small = *op_in3(r, p->channels, p->height, p->width), 
+                             .z_small = *op_in3(r, p->channels, p->height, p->width),
                              .v_small = *op_in3(r, p->channels, p->height, p->width),
                              .k = p->k, .a = 0.625f, .sigma = 0.7f, .sigma_small = 0.55f, .gain = p->gain};
     op_ok(r, dd_op_coarse_lift(r->b, &a, &r->err));

@@ -37,7 +37,7 @@ static void shapes(dd_test *t, const op_choice *c) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         for (int k = 0; k < 4; k++)
             compare(t, c, (conv_param){.height = sizes[i][0], .width = sizes[i][1], .in = sizes[i][2], .out = sizes[i][3],
-                                       .side = k & 1 ? 1 : 3, .bias = k < 3, .y_f32 = k & 2, .bf16_file = i % 2, 
+                                       .side = k & 1 ? 1 : 3, .bias = k < 3, .y_f32 = k & 2, .bf16_file = i % 2,
                                        .gap = i == 4 ? 3 : 0});
     }
 }
