@@ -36,7 +36,7 @@ def hard_strings():
           "a</s>b", "<extra_id_0>", "<0x41>", "<0xFF>", "<0xff>", "[CLS]", "<sep>", "a<sep>b", "a <sep> b"]
     # white space of every kind
     spaces = [0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x1C, 0x1D, 0x1E, 0x1F, 0x20, 0x85, 0xA0, 0x1680,
-    0x180E] + list(range(0x2000, 0x2010)) + \
+              0x180E] + list(range(0x2000, 0x2010)) + \
         [0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF]
     s += ["cat%sdog" % chr(c) for c in spaces]
     s += ["".join(map(chr, spaces)), "\u3000cat\u3000", "\u00a0\u00a0cat\u00a0\u00a0", "cat\r\ndog\r\n", "\n\ncat\n\n",

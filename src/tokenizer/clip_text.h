@@ -1,7 +1,7 @@
 /* The Unicode part of CLIP's tokenizer: normalisation of a text and classes of characters.
  *
- * transformers 5 gets these from three libraries with three Unicode versions: NFC from unicode-normalization-alignments
- * (Unicode 11 data), lower case from Rust (Unicode 17), \p{L} and \p{N} from Oniguruma (Unicode 16). Here they come from
+ * transformers 5 gets these from three libraries with three Unicode versions (told from the characters they know): NFC from
+ * unicode-normalization-alignments (9), lower case from Rust (17), \p{L} and \p{N} from Oniguruma (16). Here they come from
  * utf8proc (Unicode 15 in its version 2.8.0, Debian 12) and small tables of what differs, found by comparing every code point
  * with tokenizers 0.23.3. With utf8proc 2.8.0 nothing differs that was found; a newer utf8proc knows marks and compositions of
  * Unicode 16 and later that the oracle does not, so prompts with those few historic scripts may then give other ids.

@@ -178,7 +178,7 @@ typedef struct best_path {
 } best_path;
 
 /* so_far plus the score of a piece. A user-defined piece has a bonus that grows with its bytes, whatever score the file gives
- * it: what SentencePiece 0.2.3 does, found by measuring it (0.1.x and 0.2.0 took length * max_score - 0.1 instead). Sums are
+ * it: what SentencePiece 0.2.3 does, found by measuring it (older versions took length * max_score - 0.1). Sums are
  * rounded to float: there are texts where that alone decides between two ways of cutting a row of equal digits. */
 static float add_score(const dd_unigram *tok, float so_far, int32_t id, size_t length) {
     if (tok->types[id] != DD_SP_USER_DEFINED) return so_far + tok->scores[id];
