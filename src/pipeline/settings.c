@@ -104,7 +104,7 @@ static void resolve_allowed(dd_settings *s, const ddit_model *m) {
     for (int f = 0; f < DD_FACTOR_COUNT; f++) {
         int k = dd_factor_at(f);
         bool divides = s->latent_height % (patch * k) == 0 && s->latent_width % (patch * k) == 0;
-        s->policy.allowed[f] = f == 0 || (s->coarse_free ? divides : dd_flux_dit_has_factor(m->dit, k));
+        s->policy.allowed[f] = f == 0 || (s->coarse_free ? divides : m->adapter.factor[f].present);
     }
 }
 
