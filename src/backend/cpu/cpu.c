@@ -35,8 +35,8 @@ static bool has_amx_bf16(void) {
 bool dd_cpu_has_bf16(void) { return has_avx512_bf16() || has_amx_bf16(); }
 
 const dd_tile_kernels *dd_tile_kernels_best(void) {
-    __builtin_cpu_init();
-    if (has_avx512() && __builtin_cpu_supports("avx2")) return &dd_tile_kernels_avx512;
+    if (has_avx512_bf16()) return &dd_tile_kernels_avx512bf16;
+    if (has_avx512()) return &dd_tile_kernels_avx512;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &dd_tile_kernels_avx2 : &dd_tile_kernels_baseline;
 }
 

@@ -35,7 +35,7 @@ typedef struct dd_tile_soften {
     int keys, cols;
     int used;      /* columns looked at, a multiple of 16, <= cols */
     float factor;  /* probability = 2 ^ (factor * (score - top)), factor > 0 */
-    float *top;    /* [cols] largest score so far, updated */
+    float *top;    /* [cols] the score that has probability 1, about the largest so far; updated */
     float *sum;    /* [cols] sum of probabilities so far, updated */
     float *shrink; /* [cols] written: what earlier sums must be multiplied by */
     void *p;       /* written; may be scores for DD_TILE_F32 */
@@ -47,7 +47,7 @@ typedef struct dd_tile_kernels {
     void (*finish)(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n);
     /* to[m, n] = bf16 or float32 of factor * c. */
     void (*scaled)(void *to, bool to_bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor);
-    /* False if every shrink is 1 (no new largest score). */
+    /* False if every shrink is 1. `top` may stay a little below the largest score, see there. */
     bool (*soften)(const dd_tile_soften *s);
     /* o[rows, cols] *= factor[cols], the first `used` columns */
     void (*scale_columns)(float *o, const float *factor, int64_t rows, int cols, int used);
@@ -58,6 +58,7 @@ typedef struct dd_tile_kernels {
 extern const dd_tile_kernels dd_tile_kernels_baseline;
 extern const dd_tile_kernels dd_tile_kernels_avx2;
 extern const dd_tile_kernels dd_tile_kernels_avx512;
+extern const dd_tile_kernels dd_tile_kernels_avx512bf16; /* kernels_avx512bf16/ */
 
 /* The table for this processor. */
 const dd_tile_kernels *dd_tile_kernels_best(void);

@@ -17,69 +17,15 @@ INLINE vf vf_max(vf x, vf y) {
 #endif
 }
 
-/* ------------------------------------------------------------------------------------------------ epilogue of linear */
-
-INLINE vf activated(vf v, const dd_activation activation) {
-    switch (activation) {
-    case DD_ACTIVATION_NONE: return v;
-    case DD_ACTIVATION_SILU: return vf_silu(v);
-    case DD_ACTIVATION_GELU_TANH: return vf_gelu_tanh(v);
-    case DD_ACTIVATION_GELU_ERF: return vf_gelu_erf(v);
-    case DD_ACTIVATION_QUICK_GELU: return vf_quick_gelu(v);
-    }
-    return v;
+INLINE vf vf_min(vf x, vf y) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)x, (__m512)y);
+#else
+    return -vf_max(-x, -y);
+#endif
 }
 
-/* `part`: fewer than LANES values, n of them. */
-INLINE void finish_lanes(const dd_tile_finish *f, const float *c, int64_t row, int64_t col, const bool part, int64_t n,
-                         const dd_activation activation) {
-#define LOAD(x, bf16, i) (part ? load_part(x, bf16, i, n) : load(x, bf16, i))
-    vf v = LOAD(c, false, col);
-    if (f->bias) v += LOAD(f->bias, false, col);
-    v = activated(v, activation);
-    if (f->mul) v *= f->mul_bf16 ? LOAD(f->mul, true, row * f->mul_ld + col) : LOAD(f->mul, false, row * f->mul_ld + col);
-    if (f->gate) v *= LOAD(f->gate, false, col);
-    if (f->add) v += LOAD(f->add, false, row * f->add_ld + col);
-#undef LOAD
-    int64_t at = row * f->y_ld + col;
-    if (f->y_bf16) part ? store_part(f->y, true, at, v, n) : store(f->y, true, at, v);
-    else part ? store_part(f->y, false, at, v, n) : store(f->y, false, at, v);
-}
-
-INLINE void finish_rows(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n, const dd_activation activation) {
-    for (int64_t row = 0; row < m; row++) {
-        int64_t col = 0;
-        for (; col + LANES <= n; col += LANES) finish_lanes(f, c + row * ldc, row, col, false, LANES, activation);
-        if (col < n) finish_lanes(f, c + row * ldc, row, col, true, n - col, activation);
-    }
-}
-
-static void finish(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n) {
-    switch (f->activation) {
-    case DD_ACTIVATION_NONE: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_NONE); break;
-    case DD_ACTIVATION_SILU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_SILU); break;
-    case DD_ACTIVATION_GELU_TANH: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_TANH); break;
-    case DD_ACTIVATION_GELU_ERF: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_ERF); break;
-    case DD_ACTIVATION_QUICK_GELU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_QUICK_GELU); break;
-    }
-}
-
-INLINE void scaled_rows(void *to, const bool bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
-    for (int64_t row = 0; row < m; row++) {
-        int64_t col = 0;
-        for (; col + LANES <= n; col += LANES) store(to, bf16, row * ld + col, factor * load(c, false, row * ldc + col));
-        if (col < n) store_part(to, bf16, row * ld + col, factor * load_part(c, false, row * ldc + col, n - col), n - col);
-    }
-}
-
-static void scaled(void *to, bool to_bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
-    if (to_bf16) scaled_rows(to, true, ld, c, ldc, m, n, factor);
-    else scaled_rows(to, false, ld, c, ldc, m, n, factor);
-}
-
-/* ------------------------------------------------------------------------------------------------ softmax of attention */
-
-/* 2^t for t <= 0 or barely above, 2^-126 for anything smaller. t = k + f, |f| <= 1/2, a polynomial in f, then k is added to the
+/* 2^t for t <= 100, 2^-126 for anything smaller. t = k + f, |f| <= 1/2, a polynomial in f, then k is added to the
  * exponent. precise: Cephes exp2f, 2e-7; else degree 4, 3e-6, far below the rounding of bf16 that follows. */
 INLINE vf vf_exp2(vf t, const bool precise) {
     t = vf_max(t, splat(-126.0f));
@@ -100,6 +46,101 @@ INLINE vf vf_exp2(vf t, const bool precise) {
     p = p * f + 1.0f;
     return (vf)((vi)p + ((vi)z << 23));
 }
+
+/* ------------------------------------------------------------------------------------------------ epilogue of linear */
+
+/* 1 / x: exact, or to 6e-5 where a bf16 result (4e-3) follows. */
+INLINE vf inverse(vf x, const bool precise) {
+#if defined(__AVX512F__)
+    if (!precise) return (vf)_mm512_rcp14_ps((__m512)x);
+#endif
+    (void)precise;
+    return 1.0f / x;
+}
+
+/* x / (1 + 2^t) */
+INLINE vf gated(vf x, vf t) { return x * inverse(1.0f + vf_exp2(vf_min(t, splat(126.0f)), false), false); }
+
+/* The activations; for results that are rounded to bf16, cheaper ones (1e-4). */
+INLINE vf activated(vf v, const dd_activation activation, const bool precise) {
+    const float log2_e = 1.44269504088896341f;
+    switch (activation) {
+    case DD_ACTIVATION_NONE: return v;
+    case DD_ACTIVATION_SILU: return precise ? vf_silu(v) : gated(v, -log2_e * v);
+    case DD_ACTIVATION_GELU_TANH:
+        return precise ? vf_gelu_tanh(v) : gated(v, v * (-1.5957691216057308f * log2_e * (1.0f + 0.044715f * (v * v))));
+    case DD_ACTIVATION_GELU_ERF: return vf_gelu_erf(v);
+    case DD_ACTIVATION_QUICK_GELU: return precise ? vf_quick_gelu(v) : gated(v, -1.702f * log2_e * v);
+    }
+    return v;
+}
+
+/* y[at …] = v; rounds with one instruction where there is one. */
+INLINE void put(void *y, const bool bf16, int64_t at, vf v) {
+#if defined(__AVX512BF16__)
+    if (bf16) {
+        __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+        memcpy((uint16_t *)y + at, &h, sizeof h);
+        return;
+    }
+#endif
+    store(y, bf16, at, v);
+}
+
+/* `part`: fewer than LANES values, n of them. */
+INLINE void finish_lanes(const dd_tile_finish *f, const float *c, int64_t row, int64_t col, const bool part, int64_t n,
+                         const dd_activation activation, const bool y_bf16) {
+#define LOAD(x, bf16, i) (part ? load_part(x, bf16, i, n) : load(x, bf16, i))
+    vf v = LOAD(c, false, col);
+    if (f->bias) v += LOAD(f->bias, false, col);
+    v = activated(v, activation, !y_bf16);
+    if (f->mul) v *= f->mul_bf16 ? LOAD(f->mul, true, row * f->mul_ld + col) : LOAD(f->mul, false, row * f->mul_ld + col);
+    if (f->gate) v *= LOAD(f->gate, false, col);
+    if (f->add) v += LOAD(f->add, false, row * f->add_ld + col);
+#undef LOAD
+    int64_t at = row * f->y_ld + col;
+    if (part) store_part(f->y, y_bf16, at, v, n);
+    else put(f->y, y_bf16, at, v);
+}
+
+INLINE void finish_rows(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n, const dd_activation activation,
+                        const bool y_bf16) {
+    for (int64_t row = 0; row < m; row++) {
+        int64_t col = 0;
+        for (; col + LANES <= n; col += LANES) finish_lanes(f, c + row * ldc, row, col, false, LANES, activation, y_bf16);
+        if (col < n) finish_lanes(f, c + row * ldc, row, col, true, n - col, activation, y_bf16);
+    }
+}
+
+INLINE void finish_to(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n, const bool y_bf16) {
+    switch (f->activation) {
+    case DD_ACTIVATION_NONE: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_NONE, y_bf16); break;
+    case DD_ACTIVATION_SILU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_SILU, y_bf16); break;
+    case DD_ACTIVATION_GELU_TANH: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_TANH, y_bf16); break;
+    case DD_ACTIVATION_GELU_ERF: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_GELU_ERF, y_bf16); break;
+    case DD_ACTIVATION_QUICK_GELU: finish_rows(f, c, ldc, m, n, DD_ACTIVATION_QUICK_GELU, y_bf16); break;
+    }
+}
+
+static void finish(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n) {
+    if (f->y_bf16) finish_to(f, c, ldc, m, n, true);
+    else finish_to(f, c, ldc, m, n, false);
+}
+
+INLINE void scaled_rows(void *to, const bool bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+    for (int64_t row = 0; row < m; row++) {
+        int64_t col = 0;
+        for (; col + LANES <= n; col += LANES) store(to, bf16, row * ld + col, factor * load(c, false, row * ldc + col));
+        if (col < n) store_part(to, bf16, row * ld + col, factor * load_part(c, false, row * ldc + col, n - col), n - col);
+    }
+}
+
+static void scaled(void *to, bool to_bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+    if (to_bf16) scaled_rows(to, true, ld, c, ldc, m, n, factor);
+    else scaled_rows(to, false, ld, c, ldc, m, n, factor);
+}
+
+/* ------------------------------------------------------------------------------------------------ softmax of attention */
 
 /* Largest of a column of scores and `top`; four keys at a time so that the maxima overlap. */
 INLINE vf column_top(const float *scores, int keys, int cols, vf top) {
@@ -150,15 +191,19 @@ INLINE void soften_columns(const dd_tile_soften *s, int col, vf top, const dd_ti
     store(s->sum, false, col, load(s->sum, false, col) * load(s->shrink, false, col) + (sum0 + sum1));
 }
 
+/* A new largest score becomes the reference only if it is SLACK powers of two above the old one: until then probabilities stay
+ * below 2^SLACK, as exact as ever, and earlier sums need no rescaling. */
 static bool soften(const dd_tile_soften *s) {
+    enum { SLACK = 8 };
     bool changed = false;
     for (int col = 0; col < s->used; col += LANES) {
         vf old = load(s->top, false, col);
         vf top = column_top(s->scores + col, s->keys, s->cols, old);
+        vi grown = (top - old) * s->factor > (float)SLACK;
+        top = (vf)((grown & (vi)top) | (~grown & (vi)old));
         store(s->top, false, col, top);
         store(s->shrink, false, col, vf_exp2((old - top) * s->factor, true));
-        vi differs = old != top;
-        for (int i = 0; i < LANES; i++) changed |= differs[i] != 0;
+        for (int i = 0; i < LANES; i++) changed |= grown[i] != 0;
         switch (s->form) {
         case DD_TILE_F32: soften_columns(s, col, top, DD_TILE_F32); break;
         case DD_TILE_BF16: soften_columns(s, col, top, DD_TILE_BF16); break;
@@ -177,36 +222,36 @@ static void scale_columns(float *o, const float *factor, int64_t rows, int cols,
 
 #if defined(__AVX512F__)
 /* 16 queries x 16 values at a time, turned in registers. */
-INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *o, vf inverse, int cols, int queries, int width) {
+INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *o, vf by_sum, int cols, int queries, int width) {
     __m512i x[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) x[i] = i < width ? (__m512i)(inverse * load(o, false, (int64_t)i * cols)) : _mm512_setzero_si512();
+    for (int i = 0; i < 16; i++) x[i] = i < width ? (__m512i)(by_sum * load(o, false, (int64_t)i * cols)) : _mm512_setzero_si512();
     transpose_16x16(x);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
         if (i >= queries) break;
-        if (width >= 16) store(y, bf16, i * y_ld, (vf)x[i]);
+        if (width >= 16) put(y, bf16, i * y_ld, (vf)x[i]);
         else store_part(y, bf16, i * y_ld, (vf)x[i], width);
     }
 }
 
 INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
     for (int q = 0; q < queries; q += 16) {
-        vf inverse = 1.0f / load(sum, false, q);
+        vf by_sum = 1.0f / load(sum, false, q);
         for (int e = 0; e < width; e += 16) {
             char *to = (char *)y + (q * y_ld + e) * (bf16 ? 2 : 4);
-            attended_block(to, bf16, y_ld, o + (int64_t)e * cols + q, inverse, cols, queries - q, width - e);
+            attended_block(to, bf16, y_ld, o + (int64_t)e * cols + q, by_sum, cols, queries - q, width - e);
         }
     }
 }
 #else
 INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
     for (int q = 0; q < queries; q++) {
-        float inverse = 1.0f / sum[q];
+        float by_sum = 1.0f / sum[q];
         for (int e = 0; e < width; e += LANES) {
             int n = width - e < LANES ? width - e : LANES;
             vf v = {0};
-            for (int i = 0; i < n; i++) v[i] = inverse * o[(int64_t)(e + i) * cols + q];
+            for (int i = 0; i < n; i++) v[i] = by_sum * o[(int64_t)(e + i) * cols + q];
             store_part(y, bf16, q * y_ld + e, v, n);
         }
     }
