@@ -11,7 +11,7 @@
 
 typedef struct golden {
     dd_safetensors *file;
-    char path[160], model[160], adapter[160];
+    char path[256], model[160], adapter[256];
 } golden;
 
 static const char *meta(const golden *g, const char *key, const char *fallback) {
