@@ -200,7 +200,7 @@ ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int
 
 /* ---------------------------------------------------------------------------------------------- reading */
 
-/* Reads every chunk, so that damage after the texts is seen too; pixels are passed over (their checksums are not). */
+/* Reads every chunk, so that damage in the pixels and texts behind them are seen too; the pixels are dropped row by row. */
 static bool read_chunks(png_state *state) {
     if (setjmp(png_jmpbuf(state->png))) return false;
     png_set_read_fn(state->png, state, on_read);
@@ -208,8 +208,12 @@ static bool read_chunks(png_state *state) {
     png_set_user_limits(state->png, MAX_SIDE, MAX_SIDE);
     png_set_chunk_cache_max(state->png, MAX_TEXT_CHUNKS);
     png_set_chunk_malloc_max(state->png, MAX_CHUNK_BYTES);
-    png_set_keep_unknown_chunks(state->png, PNG_HANDLE_CHUNK_NEVER, (png_const_bytep)"IDAT", 1);
     png_read_info(state->png, state->info);
+    int passes = png_set_interlace_handling(state->png);
+    png_read_update_info(state->png, state->info);
+    png_uint_32 height = png_get_image_height(state->png, state->info);
+    for (int pass = 0; pass < passes; pass++)
+        for (png_uint_32 y = 0; y < height; y++) png_read_row(state->png, NULL, NULL);
     png_read_end(state->png, state->info);
     return true;
 }
