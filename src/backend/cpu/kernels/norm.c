@@ -44,28 +44,44 @@ INLINE vf affine_at(vf v, const row_affine *f, int64_t i, int64_t n) {
     return v;
 }
 
-/* `next` is where the row after x lies: it is fetched while this one is written. */
-INLINE void norm_row(void *y, bool y_bf16, const void *x, bool x_bf16, const char *next, int64_t size, bool rms, float eps,
-                     const row_affine *f) {
-    float mean = rms ? 0.0f : row_sum(x, x_bf16, size, 0.0f, 1) / (float)size;
-    float variance = row_sum(x, x_bf16, size, mean, 2) / (float)size;
-    float factor = 1.0f / sqrtf(variance + eps);
+typedef struct row_stats {
+    float mean, factor;
+} row_stats;
+
+INLINE row_stats stats_of_row(const void *x, bool bf16, int64_t size, bool rms, float eps) {
+    float mean = rms ? 0.0f : row_sum(x, bf16, size, 0.0f, 1) / (float)size;
+    float variance = row_sum(x, bf16, size, mean, 2) / (float)size;
+    return (row_stats){mean, 1.0f / sqrtf(variance + eps)};
+}
+
+/* `ahead` is where a row lies that is read soon: it is fetched meanwhile. */
+INLINE void write_row(void *y, bool y_bf16, const void *x, bool x_bf16, const char *ahead, int64_t size, row_stats s,
+                      const row_affine *f) {
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES) {
-        __builtin_prefetch(next + i * (x_bf16 ? 2 : 4));
-        store(y, y_bf16, i, affine_at((load(x, x_bf16, i) - mean) * factor, f, i, LANES));
+        __builtin_prefetch(ahead + i * (x_bf16 ? 2 : 4));
+        store(y, y_bf16, i, affine_at((load(x, x_bf16, i) - s.mean) * s.factor, f, i, LANES));
     }
     if (i < size) {
-        vf v = (load_part(x, x_bf16, i, size - i) - mean) * factor;
+        vf v = (load_part(x, x_bf16, i, size - i) - s.mean) * s.factor;
         store_part(y, y_bf16, i, affine_at(v, f, i, size - i), size - i);
     }
 }
 
+/* The sums of row m + 1 are begun before row m is written: neither waits for the other, so the processor overlaps the sums'
+ * long chains of additions with the writing. */
 INLINE void norm_rows(const dd_norm_args *a, bool y_bf16, bool x_bf16, const row_affine *f, int64_t begin, int64_t end) {
     int64_t size = dd_tensor_row_size(&a->x);
-    for (int64_t m = begin; m < end; m++)
-        norm_row((void *)row_of(&a->y, m), y_bf16, row_of(&a->x, m), x_bf16, row_of(&a->x, m + 1 < end ? m + 1 : m), size,
-                 a->kind == DD_NORM_RMS, a->eps, f);
+    bool rms = a->kind == DD_NORM_RMS;
+    float eps = a->eps;
+    if (begin >= end) return;
+    row_stats next = stats_of_row(row_of(&a->x, begin), x_bf16, size, rms, eps);
+    for (int64_t m = begin; m < end; m++) {
+        row_stats now = next;
+        if (m + 1 < end) next = stats_of_row(row_of(&a->x, m + 1), x_bf16, size, rms, eps);
+        const char *ahead = row_of(&a->x, m + 2 < end ? m + 2 : m);
+        write_row((void *)row_of(&a->y, m), y_bf16, row_of(&a->x, m), x_bf16, ahead, size, now, f);
+    }
 }
 
 /* The combinations of dtypes and vectors that models use get a copy of the loop without tests in it. */
@@ -109,9 +125,12 @@ INLINE void head_map_make(head_map *map, int64_t size, const float *weight, cons
     }
 }
 
+INLINE float head_factor(const void *x, bool bf16, int64_t size, float eps) {
+    return 1.0f / sqrtf(row_sum(x, bf16, size, 0.0f, 2) / (float)size + eps);
+}
+
 /* One head in place. */
-INLINE void head_norm_rope(void *x, bool bf16, int64_t size, const head_map *map, float eps) {
-    float factor = 1.0f / sqrtf(row_sum(x, bf16, size, 0.0f, 2) / (float)size + eps);
+INLINE void write_head(void *x, bool bf16, int64_t size, const head_map *map, float factor) {
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES) {
         vf v = load(x, bf16, i);
@@ -124,14 +143,23 @@ INLINE void head_norm_rope(void *x, bool bf16, int64_t size, const head_map *map
     }
 }
 
+/* As in norm_rows, the sum of the next head is begun before this one is written. */
 INLINE void qk_rows(const dd_qk_norm_rope_args *a, bool bf16, int64_t head_size, int64_t begin, int64_t end) {
     head_map map;
+    size_t step = (size_t)head_size * (bf16 ? 2 : 4);
+    int heads = a->heads;
+    float eps = a->eps;
     if (!a->rope) head_map_make(&map, head_size, a->weight->data, NULL);
     for (int64_t m = begin; m < end; m++) {
         char *row = (char *)row_of(&a->x, m);
         if (a->rope) head_map_make(&map, head_size, a->weight->data, (const float *)row_of(a->rope, m));
-        for (int h = 0; h < a->heads; h++)
-            head_norm_rope(row + (size_t)(h * head_size) * (bf16 ? 2 : 4), bf16, head_size, &map, a->eps);
+        float next = head_factor(row, bf16, head_size, eps);
+        for (int h = 0; h < heads; h++) {
+            char *head = row + (size_t)h * step;
+            float now = next;
+            if (h + 1 < heads) next = head_factor(head + step, bf16, head_size, eps);
+            write_head(head, bf16, head_size, &map, now);
+        }
     }
 }
 

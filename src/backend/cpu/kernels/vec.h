@@ -53,9 +53,15 @@ INLINE vf vf_from_bf16(vh h) {
 INLINE vh bf16_from_vf(vf x) {
     vu u = (vu)x;
     vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+#if defined(__AVX512F__)
+    __mmask16 is_nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+    __m512i kept = _mm512_mask_or_epi32((__m512i)rounded, is_nan, (__m512i)(u >> 16), _mm512_set1_epi32(0x40));
+    return (vh)_mm512_cvtepi32_epi16(kept);
+#else
     vu quiet = (u >> 16) | 0x40;
     vu nan = (vu)(x != x);
     return __builtin_convertvector((rounded & ~nan) | (quiet & nan), vh);
+#endif
 }
 
 /* Values i … i + LANES - 1 of x. */
