@@ -114,7 +114,6 @@ int generate_options_check(const generate_options *o) {
     if (!o->prompt) return say("no prompt: say what to draw with -p \"...\"; `ddit generate --help` lists all options");
     if (o->save_steps && !o->save_latent) return say("--save-steps needs --save-latent FILE, which the steps are written into");
     if (o->noise && o->count > 1) return say("--noise gives one picture; leave out -b %d", o->count);
-    if (o->noise && o->seed != -2) return say("--noise and --seed exclude each other: both say where the noise comes from");
     if (o->seed > INT64_MAX - o->count) return say("--seed: seed + count is larger than 9223372036854775807");
     if ((status = check_extension(o->output))) return status;
     if ((status = check_file("-o", o->output, o->count))) return status;
