@@ -125,11 +125,25 @@ static void finish(const linear_job *j, const float *c, int64_t row, int m, int6
     j->cpu->tiles->finish(&f, c, j->w->engine->cols, m, n);
 }
 
+/* Asks for the lines of a tile of y and of what is read with it while the product runs: they are rows apart, where no hardware
+ * prefetcher follows. */
+static void fetch_tile(const dd_tensor *t, int64_t row, int m, int64_t col, int n) {
+    const int line = 64;
+    int bytes = n * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
+    for (int i = 0; i < m; i++) {
+        const char *p = at(t, row + i, col);
+        for (int b = 0; b < bytes; b += line) __builtin_prefetch(p + b, 1, 2);
+    }
+}
+
 static void run_task(const linear_job *j, linear_slice *s, int thread, int64_t row, int m, int64_t group) {
     const dd_gemm_engine *e = j->w->engine;
     int64_t first = group * j->group_cols, last = first + j->group_cols < j->n ? first + j->group_cols : j->n;
     for (int64_t col = first; col < last; col += e->cols) {
         int n = (int)(last - col < e->cols ? last - col : e->cols);
+        fetch_tile(&j->a->y, row, m, col, n);
+        if (j->a->mul) fetch_tile(j->a->mul, row, m, col, n);
+        if (j->a->add && j->a->add->data != j->a->y.data) fetch_tile(j->a->add, row, m, col, n);
         e->product(j->w->plan, thread, s->c, s->rows, m, dd_gemm_b_block(e, j->w->packed, col, j->k), n, j->k, false, true);
         for (int i = 0; i < j->a->lora_count; i++) {
             if (!s->low_rows[i]) continue;
@@ -160,7 +174,8 @@ static void divide(linear_job *j) {
 
 static void run(const linear_job *j) {
     int64_t tasks = j->row_blocks * j->groups;
-    int threads = tasks < j->cpu->base.threads ? (int)tasks : j->cpu->base.threads;
+    /* All threads or one: teams of changing size make libgomp end and start threads. */
+    int threads = tasks > 1 ? j->cpu->base.threads : 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int thread = omp_get_thread_num();
