@@ -7,9 +7,10 @@
  *     ddit_image_free(image); ddit_model_close(model); ddit_context_free(context);
  *
  * Objects: a context (processor, threads, memory) > models (weights, immutable after open) > sessions (one picture being made).
- * Children are freed before their parents. A context and everything under it is used by one thread at a time; several contexts
- * are independent. The library never prints, exits or aborts, and keeps no global state. Functions return DDIT_OK or a negative
- * code and write a sentence into *err (which may be NULL). On failure an out-parameter is NULL. Strings are UTF-8.
+ * Children are freed before their parents; freeing a parent that still has children does nothing. A context and everything under
+ * it is used by one thread at a time; several contexts are independent. The library never prints, exits or aborts, and keeps no
+ * global state. Functions return DDIT_OK or a negative code and write a sentence into *err (which may be NULL). On failure an
+ * out-parameter is NULL. Strings are UTF-8.
  */
 #ifndef DDIT_DDIT_H
 #define DDIT_DDIT_H

@@ -38,6 +38,14 @@ static bool has_latent_shape(const ddit_session *s, const dd_tensor_entry *entry
     return memcmp(entry->shape + skip, want, sizeof want) == 0;
 }
 
+/* A NaN here would become a picture of nothing, many minutes later. */
+static ddit_status check_finite(const ddit_session *s, const char *path, const char *name, ddit_err *err) {
+    for (size_t i = 0; i < latent_values(s); i++)
+        if (!isfinite(s->noise[i]))
+            return dd_fail(err, DDIT_ERR_FORMAT, "%s: tensor \"%s\" holds a value that is not a finite number at %zu", path, name, i);
+    return DDIT_OK;
+}
+
 static ddit_status read_noise(ddit_session *s, ddit_err *err) {
     const char *path = s->settings.noise_file;
     dd_safetensors *file;
@@ -51,7 +59,10 @@ static ddit_status read_noise(ddit_session *s, ddit_err *err) {
         status = dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" is %s, expected [%d, %d, %d] for %d x %d pixels", path, entry->name,
                          dd_shape_text(shape, sizeof shape, entry->rank, entry->shape), s->model->config.transformer.latent_channels,
                          s->settings.latent_height, s->settings.latent_width, s->settings.width, s->settings.height);
-    } else status = dd_tensor_entry_to_f32(entry, s->noise, err);
+    } else {
+        status = dd_tensor_entry_to_f32(entry, s->noise, err);
+        if (status == DDIT_OK) status = check_finite(s, path, entry->name, err);
+    }
     dd_safetensors_close(file);
     return status;
 }

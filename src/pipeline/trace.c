@@ -8,8 +8,6 @@
 
 #include "pipeline/pipeline.h"
 
-static json_t *number_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
 /* A float32 as the shortest decimal that reads back as the same float, so that 0.3 is not 0.30000001192092896. */
 static json_t *float_number(float x) {
     char text[32];
@@ -19,6 +17,12 @@ static json_t *float_number(float x) {
         if (strtof(text, NULL) == x) break;
     }
     return json_real(strtod(text, NULL));
+}
+
+/* A number that may have been a float32 in an adapter file. */
+static json_t *number_or_null(double x) {
+    if ((double)(float)x == x) return float_number((float)x);
+    return isfinite(x) ? json_real(x) : json_null();
 }
 
 static json_t *step_json(const dd_step_record *r, bool compact) {
