@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_gemm.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/onednn.h"
 #include "backend/ref/ref.h"
 
 /* ------------------------------------------------------------------------------------------------ the processor */
@@ -63,6 +64,7 @@ static void processor_name(char name[49]) {
 
 static void cpu_close(dd_backend *b) {
     dd_cpu *cpu = dd_cpu_of(b);
+    dd_pool_free(cpu->pool);
     dd_cpu_conv_close(cpu);
     dd_cpu_plans_free(cpu);
     dd_free(b->allocator, cpu->scratch);
@@ -111,6 +113,11 @@ ddit_status dd_cpu_open(dd_backend **out, const dd_allocator *a, const dd_cpu_op
         return dd_fail(err, DDIT_ERR_UNSUPPORTED, "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32");
     dd_cpu *cpu = NULL;
     DD_TRY(dd_alloc(a, &cpu, 1, sizeof *cpu, "the cpu backend", err));
+    ddit_status status = dd_pool_create(&cpu->pool, a, o->threads, dd_onednn_one_thread, err);
+    if (status != DDIT_OK) {
+        dd_free(a, cpu);
+        return status;
+    }
     cpu->base.allocator = a;
     cpu->base.activation = o->activation;
     cpu->base.threads = o->threads;

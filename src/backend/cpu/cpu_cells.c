@@ -44,7 +44,7 @@ static void gather_cells(const void *job, int64_t begin, int64_t end) {
 ddit_status dd_cpu_cells_gather(dd_backend *b, const dd_cells_gather_args *a, ddit_err *err) {
     (void)err;
     int64_t rows = dd_tensor_row_count(&a->y);
-    dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->y), gather_cells, a);
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->y), gather_cells, a);
     return DDIT_OK;
 }
 
@@ -114,7 +114,7 @@ ddit_status dd_cpu_cells_scatter(dd_backend *b, const dd_cells_scatter_args *a, 
                        MAX_CELL);
     int64_t rows = dd_tensor_row_count(&a->x);
     int64_t per_value = 1 + (a->pixel_weight ? a->velocity.shape[0] / 4 : 0) + (a->projection ? a->n / 2 : 0);
-    dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->x) * per_value, scatter_cells, a);
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->x) * per_value, scatter_cells, a);
     return DDIT_OK;
 }
 
@@ -168,6 +168,6 @@ ddit_status dd_cpu_patch_stats(dd_backend *b, const dd_patch_stats_args *a, ddit
                        MAX_CELL);
     const dd_tensor *z = a->latents[0];
     int64_t blocks = (z->shape[1] / a->n) * (z->shape[2] / a->n);
-    dd_cpu_for_rows(b->threads, blocks, 4 * z->shape[0] * z->shape[1] * z->shape[2], stats_blocks, a);
+    dd_cpu_for_rows(b, blocks, 4 * z->shape[0] * z->shape[1] * z->shape[2], stats_blocks, a);
     return DDIT_OK;
 }

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/cpu_state.h"
 #include "backend/cpu/onednn.h"
+#include "backend/cpu/rows.h"
 
 struct dd_conv_state {
     dnnl_engine_t engine;
@@ -351,6 +352,23 @@ static dnnl_status_t run_strip(const struct dd_conv_state *state, int thread, co
     return s;
 }
 
+typedef struct strip_job {
+    dd_cpu *cpu;
+    const dd_conv2d_args *a;
+    int64_t rows;
+    _Atomic int failed; /* a dnnl_status_t */
+} strip_job;
+
+static void run_strip_task(void *user, int64_t k, int thread) {
+    strip_job *job = user;
+    int64_t first;
+    const conv_plan *plan = NULL;
+    const conv_shape shape = strip_shape(job->a, job->rows, k, &first);
+    ddit_status found = plan_get(job->cpu, (conv_weight *)job->a->w, &shape, &plan, NULL);
+    dnnl_status_t s = found ? dnnl_runtime_error : run_strip(job->cpu->conv, thread, job->a, plan, first);
+    if (s) job->failed = (int)s;
+}
+
 /* All plans are made before the first strip runs; strips then only look theirs up. */
 ddit_status dd_cpu_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err) {
     dd_cpu *cpu = dd_cpu_of(b);
@@ -362,24 +380,7 @@ ddit_status dd_cpu_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err)
         const conv_shape shape = strip_shape(a, rows, k, &first);
         DD_TRY(plan_get(cpu, w, &shape, &plan, err));
     }
-    int threads = strips < b->threads ? (int)strips : b->threads;
-    int failed = dnnl_success;
-#pragma omp parallel num_threads(threads)
-    {
-        dd_onednn_one_thread_begin();
-        int thread = dd_onednn_thread();
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t k = 0; k < strips; k++) {
-            int64_t first;
-            const conv_plan *plan = NULL;
-            const conv_shape shape = strip_shape(a, rows, k, &first);
-            ddit_status found = plan_get(cpu, w, &shape, &plan, NULL);
-            dnnl_status_t s = found ? dnnl_runtime_error : run_strip(cpu->conv, thread, a, plan, first);
-            if (s) {
-#pragma omp atomic write
-                failed = (int)s;
-            }
-        }
-    }
-    return dd_onednn_check((dnnl_status_t)failed, "run a convolution", err);
+    strip_job job = {.cpu = cpu, .a = a, .rows = rows, .failed = dnnl_success};
+    dd_cpu_run(cpu, strips, run_strip_task, &job);
+    return dd_onednn_check((dnnl_status_t)job.failed, "run a convolution", err);
 }

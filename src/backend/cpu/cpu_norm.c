@@ -18,7 +18,7 @@ ddit_status dd_cpu_norm(dd_backend *b, const dd_norm_args *a, ddit_err *err) {
     (void)err;
     const norm_job job = {dd_cpu_of(b)->kernels, a};
     int64_t rows = dd_tensor_row_count(&a->x);
-    dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->x), norm_rows, &job);
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->x), norm_rows, &job);
     return DDIT_OK;
 }
 
@@ -39,7 +39,7 @@ ddit_status dd_cpu_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, dd
                        (long long)head_size, DD_CPU_MAX_HEAD);
     const qk_job job = {dd_cpu_of(b)->kernels, a};
     int64_t rows = dd_tensor_row_count(&a->x);
-    dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&a->x), qk_rows, &job);
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->x), qk_rows, &job);
     return DDIT_OK;
 }
 
@@ -112,7 +112,7 @@ ddit_status dd_cpu_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_e
     DD_GO(dd_alloc_raw(b->allocator, &stats, 2 * (size_t)(chunks * channels), sizeof *stats, "group norm statistics", err));
     DD_GO(dd_alloc_raw(b->allocator, &map, 3 * (size_t)channels, sizeof *map, "group norm factors", err));
     const stats_job job = {dd_cpu_of(b)->kernels, &a->x, pixels, chunk, stats, stats + chunks * channels};
-    dd_cpu_for_rows(b->threads, chunks, pixels * channels, stats_chunks, &job);
+    dd_cpu_for_rows(b, chunks, pixels * channels, stats_chunks, &job);
 
     float *mean = map, *gain = map + channels, *bias = map + 2 * channels;
     int64_t width = channels / a->groups;
@@ -128,7 +128,7 @@ ddit_status dd_cpu_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_e
         }
     }
     const map_job apply = {dd_cpu_of(b)->kernels, {a->y, a->x, mean, gain, bias, a->activation}};
-    dd_cpu_for_rows(b->threads, pixels, pixels * channels, map_rows, &apply);
+    dd_cpu_for_rows(b, pixels, pixels * channels, map_rows, &apply);
 done:
     dd_free(b->allocator, stats);
     dd_free(b->allocator, map);

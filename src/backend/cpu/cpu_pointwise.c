@@ -19,7 +19,7 @@ ddit_status dd_cpu_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, flo
     (void)err;
     const affine_job job = {dd_cpu_of(b)->kernels, {y, x, z, ax, bz, activation}};
     int64_t rows = dd_tensor_row_count(&x);
-    dd_cpu_for_rows(b->threads, rows, rows * dd_tensor_row_size(&x), affine_rows, &job);
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&x), affine_rows, &job);
     return DDIT_OK;
 }
 
@@ -45,6 +45,6 @@ static void upsample_rows(const void *job, int64_t begin, int64_t end) {
 ddit_status dd_cpu_upsample2x(dd_backend *b, dd_tensor y, dd_tensor x, int64_t height, int64_t width, ddit_err *err) {
     (void)err;
     const upsample_job job = {y, x, width};
-    dd_cpu_for_rows(b->threads, height, 4 * height * width * dd_tensor_row_size(&x), upsample_rows, &job);
+    dd_cpu_for_rows(b, height, 4 * height * width * dd_tensor_row_size(&x), upsample_rows, &job);
     return DDIT_OK;
 }

@@ -3,6 +3,7 @@
 #define DD_BACKEND_CPU_CPU_STATE_H
 
 #include "backend/cpu/cpu.h"
+#include "base/pool.h"
 
 struct dd_gemm_engine;  /* gemm.h: matrix products of tiles */
 struct dd_cpu_kernels;  /* kernels.h: row kernels of the best instruction set */
@@ -12,6 +13,7 @@ struct dd_conv_state;   /* cpu_conv.c: oneDNN engine and convolution plans */
 
 typedef struct dd_cpu {
     dd_backend base; /* first: a dd_backend * is a dd_cpu * */
+    dd_pool *pool;   /* owned; run it through dd_cpu_run (rows.h) */
     const struct dd_cpu_kernels *kernels;
     const struct dd_gemm_engine *engine;      /* for the activation dtype */
     const struct dd_gemm_engine *engine_f32;  /* for full_precision weights */
