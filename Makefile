@@ -2,7 +2,7 @@
 .PHONY: menu build draw check fast asan fuzz bench clean
 menu:
 	@echo "make draw    build, draw one picture, base and DDiT side by side"
-	@echo "make build   the program: build/release/programs/ddit/ddit"
+	@echo "make build   the program: build/release/ddit"
 	@echo "make check   all tests: release, sanitizers, coverage"
 	@echo "make fast    the release tests alone"
 	@echo "make fuzz    ten minutes of fuzzing for each parser (clang)"
@@ -19,6 +19,6 @@ fast:
 fuzz:
 	sh tests/fuzz/fuzz.sh
 bench: build
-	build/release/programs/ddit/ddit bench --shape flux-dev
+	build/release/ddit bench --shape flux-dev
 clean:
 	rm -rf build

@@ -44,7 +44,7 @@ const dd_tile_kernels *dd_tile_kernels_best(void) {
 /* "AMD EPYC 9755 …" from CPUID, without the spaces and hypes around it; "x86-64" if the processor does not say. */
 static void processor_name(char name[49]) {
     unsigned words[12];
-    strcpy(name, "x86-64");
+    memcpy(name, "x86-64", sizeof "x86-64");
     if (__get_cpuid_max(0x80000000u, NULL) < 0x80000004u) return;
     for (unsigned i = 0; i < 3; i++)
         __get_cpuid(0x80000002u + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
