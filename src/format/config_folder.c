@@ -193,13 +193,14 @@ static ddit_status read_part(parse_function *parse, void *out, const dd_allocato
     return status;
 }
 
-static bool has_file(const dd_allocator *a, const char *folder, const char *name) {
+static ddit_status has_file(const dd_allocator *a, const char *folder, const char *name, bool *found, ddit_err *err) {
     char *path;
     struct stat info;
-    if (dd_path_join(a, &path, folder, name, NULL) != DDIT_OK) return false;
-    bool found = stat(path, &info) == 0;
+    *found = false;
+    DD_TRY(dd_path_join(a, &path, folder, name, err));
+    *found = stat(path, &info) == 0;
     dd_free(a, path);
-    return found;
+    return DDIT_OK;
 }
 
 /* Says what is wrong with a path that is no model folder. */
@@ -215,13 +216,18 @@ static ddit_status check_folder(const dd_allocator *a, const char *path, ddit_er
                        "%s: found a file, expected a model folder in the diffusers layout (one that holds "
                        "model_index.json)",
                        path);
-    if (has_file(a, path, "model_index.json")) return DDIT_OK;
-    if (has_file(a, path, "config.json") || has_file(a, path, "scheduler_config.json") ||
-        has_file(a, path, "tokenizer_config.json"))
-        return dd_fail(err, DDIT_ERR_FORMAT,
-                       "%s: found a single part of a model, expected the folder above it, which holds "
-                       "model_index.json",
-                       path);
+    bool found;
+    DD_TRY(has_file(a, path, "model_index.json", &found, err));
+    if (found) return DDIT_OK;
+    static const char *const of_parts[] = {"config.json", "scheduler_config.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < sizeof of_parts / sizeof *of_parts; i++) {
+        DD_TRY(has_file(a, path, of_parts[i], &found, err));
+        if (found)
+            return dd_fail(err, DDIT_ERR_FORMAT,
+                           "%s: found a single part of a model, expected the folder above it, which holds "
+                           "model_index.json",
+                           path);
+    }
     return dd_fail(err, DDIT_ERR_NOT_FOUND,
                    "%s: found a folder without model_index.json, expected a model folder in the diffusers "
                    "layout (was the download complete?)",
