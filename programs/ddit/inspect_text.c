@@ -173,7 +173,7 @@ static void print_ours(const json_t *ours) {
     json_t *value;
     puts("\nddit");
     json_object_foreach((json_t *)ours, key, value)
-        if (strcmp(key, "steps") == 0) print_row(key, json_integer((json_int_t)json_array_size(value)));
+        if (strcmp(key, "steps") == 0) printf("  %-*s%zu\n", LABEL, key, json_array_size(value));
         else if (strcmp(key, "format") != 0 && strcmp(key, "version") != 0) print_row(key, value);
 }
 
