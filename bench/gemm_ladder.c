@@ -1,6 +1,6 @@
-/* How far the matrix products are from the processor's peak, rung by rung: multiply-adds in registers, one product in cache, linear
- * layers and attention at FLUX's sizes and at the embedded model's. Prints GFLOP/s by processor time of one thread (other
- * programs on the machine then disturb little) and, with more threads, by the clock.
+/* How far the matrix products are from the processor's peak, rung by rung: multiply-adds in registers, one product in cache,
+ * linear layers and attention at FLUX's sizes and at the embedded model's. Prints GFLOP/s by processor time of one thread
+ * (other programs on the machine then disturb little) and, with more threads, by the clock.
  *
  *     gcc -O2 -std=c17 -D_GNU_SOURCE -Isrc -Iinclude bench/gemm_ladder.c build/src/libddit.a -fopenmp -ldnnl -lm -o gemm_ladder
  *     ./gemm_ladder [threads] [f32] [onednn] [small]
@@ -85,7 +85,8 @@ static void peak(const ladder *l) {
         if (seconds < best) best = seconds;
     }
     (void)keep;
-    printf("%-40s %9.0f GFLOP/s per thread\n", "registers only", (l->act == DD_DTYPE_BF16 ? 64 : 32) * 24.0 * (double)n / best * 1e-9);
+    printf("%-40s %9.0f GFLOP/s per thread\n", "registers only",
+           (l->act == DD_DTYPE_BF16 ? 64 : 32) * 24.0 * (double)n / best * 1e-9);
 }
 
 static void linear(ladder *l, int64_t m, int64_t n, int64_t k, dd_activation activation, bool residual, int repeats) {
@@ -106,7 +107,8 @@ static void linear(ladder *l, int64_t m, int64_t n, int64_t k, dd_activation act
         if (seconds < best) best = seconds;
     }
     char name[64];
-    snprintf(name, sizeof name, "linear %dx%dx%d%s%s", (int)m, (int)n, (int)k, activation ? " gelu" : "", residual ? " gate add" : "");
+    snprintf(name, sizeof name, "linear %dx%dx%d%s%s", (int)m, (int)n, (int)k, activation ? " gelu" : "",
+             residual ? " gate add" : "");
     printf("%-40s %9.0f GFLOP/s %10.3f ms\n", name, 2.0 * (double)(m * n * k) / best * 1e-9, best * 1e3);
     l->b->ops->weight_free(l->b, w);
     dd_free(&dd_allocator_libc, weight);
@@ -120,7 +122,8 @@ static void attention(ladder *l, int64_t tokens, int heads, int size, int repeat
     void *qkv = numbers(l, l->act, (size_t)(3 * width * tokens)), *out = numbers(l, l->act, (size_t)(width * tokens));
     dd_tensor t = dd_tensor_2d(qkv, l->act, tokens, 3 * width);
     dd_attention_args a = {.out = dd_tensor_2d(out, l->act, tokens, width), .q = dd_tensor_cols(t, 0, width),
-                           .k = dd_tensor_cols(t, width, width), .v = dd_tensor_cols(t, 2 * width, width), .heads = heads, .scale = 0.1f};
+                           .k = dd_tensor_cols(t, width, width), .v = dd_tensor_cols(t, 2 * width, width), .heads = heads,
+                           .scale = 0.1f};
     double best = 1e9;
     for (int i = 0; i < repeats; i++) {
         double start = now(l);

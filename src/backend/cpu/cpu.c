@@ -108,9 +108,11 @@ ddit_status dd_cpu_open(dd_backend **out, const dd_allocator *a, const dd_cpu_op
     *out = NULL;
     if (o->threads < 1) return dd_fail(err, DDIT_ERR_ARGUMENT, "%d threads were asked for; at least 1 is needed", o->threads);
     if (o->activation != DD_DTYPE_F32 && o->activation != DD_DTYPE_BF16)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "the cpu backend computes in BF16 or F32, not %s", dd_dtype_name(o->activation));
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "the cpu backend computes in BF16 or F32, not %s",
+                       dd_dtype_name(o->activation));
     if (o->activation == DD_DTYPE_BF16 && !dd_cpu_has_bf16())
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32");
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                       "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX); use float32");
     dd_cpu *cpu = NULL;
     DD_TRY(dd_alloc(a, &cpu, 1, sizeof *cpu, "the cpu backend", err));
     ddit_status status = dd_pool_create(&cpu->pool, a, o->threads, dd_onednn_one_thread, err);
@@ -129,7 +131,8 @@ ddit_status dd_cpu_open(dd_backend **out, const dd_allocator *a, const dd_cpu_op
     choose_engines(cpu, o);
     char name[49];
     processor_name(name);
-    snprintf(cpu->device, sizeof cpu->device, "%s (%s), %d thread%s", name, cpu->engine->name, o->threads, o->threads == 1 ? "" : "s");
+    snprintf(cpu->device, sizeof cpu->device, "%s (%s), %d thread%s", name, cpu->engine->name, o->threads,
+             o->threads == 1 ? "" : "s");
     *out = &cpu->base;
     return DDIT_OK;
 }

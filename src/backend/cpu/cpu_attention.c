@@ -1,6 +1,7 @@
-/* Attention over tiles with an online softmax (Dao et al. 2022, FlashAttention; Milakov and Gimelshein 2018), turned on its side:
- * scores are computed as S^T = K Q^T and outputs as O^T = V^T P^T. Queries then lie along the vectors, so that maxima, sums and
- * rescaling need no sums across lanes, and the probabilities are written straight into the layout of the second product.
+/* Attention over tiles with an online softmax (Dao et al. 2022, FlashAttention; Milakov and Gimelshein 2018), turned on its
+ * side: scores are computed as S^T = K Q^T and outputs as O^T = V^T P^T. Queries then lie along the vectors, so that maxima,
+ * sums and rescaling need no sums across lanes, and the probabilities are written straight into the layout of the second
+ * product.
  *
  * First all heads' K and V are laid out in shared scratch, in blocks of KEYS keys; then tasks of (head, a few tiles of queries)
  * go through the blocks. Sizes depend on the problem alone.
@@ -87,7 +88,8 @@ ddit_status dd_cpu_attention_prepare(dd_cpu *cpu, int64_t queries, int64_t keys,
     size_t block = dd_cpu_align(e->a_bytes(KEYS, width)) + dd_cpu_align(e->a_bytes((int)width, KEYS));
     size_t blocks = (size_t)heads * (size_t)block_count(keys);
     if (__builtin_mul_overflow(block, blocks, shared))
-        return dd_fail(err, DDIT_ERR_NO_MEMORY, "attention over %lld keys needs more memory than there are addresses", (long long)keys);
+        return dd_fail(err, DDIT_ERR_NO_MEMORY, "attention over %lld keys needs more memory than there are addresses",
+                       (long long)keys);
     return DDIT_OK;
 }
 
@@ -138,8 +140,8 @@ static void attend_block(const attention_job *j, const attention_slice *s, int t
     int64_t index = head * j->blocks + block;
     float *top = s->stats + (int64_t)tile * 3 * j->cols, *o = s->o + (size_t)tile * o_values(e, j->width);
     int used = (n + 15) / 16 * 16 < j->cols ? (n + 15) / 16 * 16 : j->cols;
-    e->product(j->scores_plan, thread, s->scores, k_block(j, index), keys, s->q + (size_t)tile * s->q_bytes, used, j->width, false,
-               false);
+    e->product(j->scores_plan, thread, s->scores, k_block(j, index), keys, s->q + (size_t)tile * s->q_bytes, used, j->width,
+               false, false);
     if (j->adjust) adjust_scores(j, s->scores, head, query, n, block * KEYS, keys);
     dd_tile_soften soften = {
         .scores = s->scores,

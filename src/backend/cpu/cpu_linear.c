@@ -149,7 +149,8 @@ static void run_task(const linear_job *j, linear_slice *s, int thread, int64_t r
             if (!s->low_rows[i]) continue;
             const dd_cpu_weight *up = (const dd_cpu_weight *)j->a->lora[i].up;
             int64_t rank = up->info.in;
-            e->product(up->plan, thread, s->c, s->low_rows[i], m, dd_gemm_b_block(e, up->packed, col, rank), n, rank, true, false);
+            e->product(up->plan, thread, s->c, s->low_rows[i], m, dd_gemm_b_block(e, up->packed, col, rank), n, rank, true,
+                       false);
         }
         finish(j, s->c, row, m, col, n);
     }
@@ -196,10 +197,13 @@ ddit_status dd_cpu_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err)
     dd_cpu *cpu = dd_cpu_of(b);
     const dd_cpu_weight *w = (const dd_cpu_weight *)a->w;
     if (a->lora_count > MAX_LORA)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a linear layer has %d LoRA overlays; at most %d are supported", a->lora_count, MAX_LORA);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a linear layer has %d LoRA overlays; at most %d are supported",
+                       a->lora_count, MAX_LORA);
     for (int i = 0; i < a->lora_count; i++) {
-        if (((const dd_cpu_weight *)a->lora[i].down)->engine != w->engine || ((const dd_cpu_weight *)a->lora[i].up)->engine != w->engine)
-            return dd_fail(err, DDIT_ERR_UNSUPPORTED, "a LoRA overlay has another precision than the weight that it belongs to");
+        if (((const dd_cpu_weight *)a->lora[i].down)->engine != w->engine ||
+            ((const dd_cpu_weight *)a->lora[i].up)->engine != w->engine)
+            return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                           "a LoRA overlay has another precision than the weight that it belongs to");
     }
     linear_job j = {.cpu = cpu, .a = a, .w = w, .m = a->x.shape[0], .n = w->info.out, .k = w->info.in};
     if (j.m == 0) return DDIT_OK;

@@ -73,7 +73,8 @@ ddit_status dd_cpu_scratch(dd_cpu *cpu, size_t per_thread, size_t shared, ddit_e
         /* An odd number of lines between slices keeps the threads' slices out of each other's cache sets. */
         size_t slice = (per_thread + ALIGN - 1) / ALIGN * ALIGN + ALIGN, bytes;
         if (__builtin_mul_overflow(slice, (size_t)cpu->base.threads, &bytes))
-            return dd_fail(err, DDIT_ERR_NO_MEMORY, "the scratch memory of %d threads has no representable size", cpu->base.threads);
+            return dd_fail(err, DDIT_ERR_NO_MEMORY, "the scratch memory of %d threads has no representable size",
+                           cpu->base.threads);
         cpu->scratch_per_thread = 0;
         DD_TRY(grow(cpu, &cpu->scratch, &cpu->scratch_size, bytes, "scratch memory of the threads", err));
         cpu->scratch_per_thread = slice;
@@ -92,8 +93,8 @@ ddit_status dd_cpu_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err) {
     }
     if (r->attention_heads > 0 && r->attention_head_size > 0) {
         size_t need = 0;
-        DD_TRY(dd_cpu_attention_prepare(cpu, r->attention_queries, r->attention_keys, r->attention_heads, r->attention_head_size,
-                                        &need, &shared, err));
+        DD_TRY(dd_cpu_attention_prepare(cpu, r->attention_queries, r->attention_keys, r->attention_heads,
+                                        r->attention_head_size, &need, &shared, err));
         if (need > per_thread) per_thread = need;
     }
     return dd_cpu_scratch(cpu, per_thread, shared, err);
@@ -102,8 +103,8 @@ ddit_status dd_cpu_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err) {
 /* ------------------------------------------------------------------------------------------------ weights */
 
 /* Converts and lays out `rows` rows, a multiple of the engine's columns except at the end. */
-static ddit_status pack_rows(dd_cpu_weight *w, const dd_weight_desc *d, size_t row_bytes, int64_t first, int64_t rows, void *rows_copy,
-                             ddit_err *err) {
+static ddit_status pack_rows(dd_cpu_weight *w, const dd_weight_desc *d, size_t row_bytes, int64_t first, int64_t rows,
+                             void *rows_copy, ddit_err *err) {
     const dd_gemm_engine *e = w->engine;
     const char *from = (const char *)d->data + (size_t)first * row_bytes;
     void *to = (void *)dd_gemm_b_block(e, w->packed, first, w->info.in);
@@ -151,12 +152,14 @@ ddit_status dd_cpu_weight_prepare(dd_backend *b, dd_weight **out, const dd_weigh
     *out = NULL;
     if (d->kind == DD_WEIGHT_CONV2D) return dd_cpu_conv_weight_prepare(b, out, d, err);
     if (d->uses & ~(unsigned)DD_WEIGHT_FORWARD)
-        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: the cpu backend has no backward passes; use the reference backend", d->name);
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: the cpu backend has no backward passes; use the reference backend",
+                       d->name);
     dd_cpu *cpu = dd_cpu_of(b);
     dd_cpu_weight *w = NULL;
     DD_TRY(dd_alloc(b->allocator, &w, 1, sizeof *w, d->name, err));
     w->engine = d->full_precision ? cpu->engine_f32 : cpu->engine;
-    w->info = (dd_weight_info){.out = d->out, .in = d->in, .kh = 1, .kw = 1, .kind = DD_WEIGHT_LINEAR, .input_dtype = w->engine->dtype};
+    w->info = (dd_weight_info){.out = d->out, .in = d->in, .kh = 1, .kw = 1, .kind = DD_WEIGHT_LINEAR,
+                               .input_dtype = w->engine->dtype};
     ddit_status status = dd_cpu_plan_get(cpu, w->engine, DD_GEMM_LINEAR, 0, 0, d->in, &w->plan, err);
     if (!status) status = pack(b, w, d, err);
     if (status) {

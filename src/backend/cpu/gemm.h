@@ -2,9 +2,9 @@
  * are laid out and multiplies two laid-out blocks on the calling thread; loops, threads and everything done to C belong to the
  * callers (cpu_linear.c, cpu_attention.c). Private to the room.
  *
- * An A block holds up to `rows` rows of A. A B operand holds n columns in blocks of `cols`: block j (columns [j * cols, …)) starts at
- * dd_gemm_b_block(). C is [m, cols] with rows `cols` values apart. A value of C is summed over k in an order that depends on k
- * alone, so how rows and columns are cut into blocks does not change a bit.
+ * An A block holds up to `rows` rows of A. A B operand holds n columns in blocks of `cols`: block j (columns [j * cols, …))
+ * starts at dd_gemm_b_block(). C is [m, cols] with rows `cols` values apart. A value of C is summed over k in an order that
+ * depends on k alone, so how rows and columns are cut into blocks does not change a bit.
  */
 #ifndef DD_BACKEND_CPU_GEMM_H
 #define DD_BACKEND_CPU_GEMM_H
@@ -47,10 +47,11 @@ typedef struct dd_gemm_engine {
     /* Lays out a B operand from the rows of its transpose: `from` [n, k], rows ld values apart, as weights are stored. */
     void (*pack_b)(void *to, const void *from, int64_t ld, int64_t n, int64_t k);
 
-    /* c[m, n] = (or +=, if add) A block times B block, m and n as the plan says (own kernels: any m). Columns from n to the next
-     * multiple of 16 may be written too, and rows from m to rows (LINEAR). `ahead`: bring what follows this B block to the cache, because it comes next. */
-    void (*product)(const dd_gemm_plan *plan, int thread, float *c, const void *a, int m, const void *b, int n, int64_t k, bool add,
-                    bool ahead);
+    /* c[m, n] = (or +=, if add) A block times B block, m and n as the plan says (own kernels: any m). Columns from n to the
+     * next multiple of 16 may be written too, and rows from m to rows (LINEAR). `ahead`: bring what follows this B block to
+     * the cache, because it comes next. */
+    void (*product)(const dd_gemm_plan *plan, int thread, float *c, const void *a, int m, const void *b, int n, int64_t k,
+                    bool add, bool ahead);
 
     /* Plans for `threads` calling threads; m and n are 0 for LINEAR. All three are NULL in an engine without plans. */
     ddit_status (*plan_make)(dd_gemm_plan **out, const dd_allocator *a, int threads, dd_gemm_kind kind, int m, int n, int64_t k,

@@ -1,8 +1,8 @@
 /* The engines over oneDNN's matmul: AMX, and processors without our own kernels.
  *
- * oneDNN's fast path (brgemm) wants dense operands of sizes known beforehand, so a plan holds primitives for row counts 128, 64, 32
- * and 16 and for one number of columns; operands are copied dense and padded with zeros. Every primitive is made and run on one
- * thread, with scratch of ours. Memory objects are made with the plan, so a product allocates nothing.
+ * oneDNN's fast path (brgemm) wants dense operands of sizes known beforehand, so a plan holds primitives for row counts 128,
+ * 64, 32 and 16 and for one number of columns; operands are copied dense and padded with zeros. Every primitive is made and
+ * run on one thread, with scratch of ours. Memory objects are made with the plan, so a product allocates nothing.
  */
 #include <math.h>
 #include <string.h>
@@ -101,8 +101,8 @@ static dnnl_status_t execute_rows(const dd_gemm_plan *p, int thread, float *c, c
     return s;
 }
 
-static void product(const dd_gemm_plan *p, int thread, float *c, const void *a, int m, const void *b, int n, int64_t k, bool add,
-                    bool ahead) {
+static void product(const dd_gemm_plan *p, int thread, float *c, const void *a, int m, const void *b, int n, int64_t k,
+                    bool add, bool ahead) {
     (void)k, (void)ahead;
     int64_t rows = p->kind == DD_GEMM_LINEAR ? ROWS : p->m[0];
     float *to = add ? c + rows * p->n : c;

@@ -1,5 +1,5 @@
-/* What is done to tiles of float32 between and after matrix products: the epilogue of linear and the softmax of attention. Compiled
- * once per instruction set from kernels/tile.c, like kernels.h. One thread, no allocation. Private to the room.
+/* What is done to tiles of float32 between and after matrix products: the epilogue of linear and the softmax of attention.
+ * Compiled once per instruction set from kernels/tile.c, like kernels.h. One thread, no allocation. Private to the room.
  */
 #ifndef DD_BACKEND_CPU_TILE_KERNELS_H
 #define DD_BACKEND_CPU_TILE_KERNELS_H

@@ -103,8 +103,8 @@ INLINE void finish_lanes(const dd_tile_finish *f, const float *c, int64_t row, i
     else put(f->y, y_bf16, at, v);
 }
 
-INLINE void finish_rows(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n, const dd_activation activation,
-                        const bool y_bf16) {
+INLINE void finish_rows(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n,
+                        const dd_activation activation, const bool y_bf16) {
     for (int64_t row = 0; row < m; row++) {
         int64_t col = 0;
         for (; col + LANES <= n; col += LANES) finish_lanes(f, c + row * ldc, row, col, false, LANES, activation, y_bf16);
@@ -127,7 +127,8 @@ static void finish(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t
     else finish_to(f, c, ldc, m, n, false);
 }
 
-INLINE void scaled_rows(void *to, const bool bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+INLINE void scaled_rows(void *to, const bool bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n,
+                        float factor) {
     for (int64_t row = 0; row < m; row++) {
         int64_t col = 0;
         for (; col + LANES <= n; col += LANES) store(to, bf16, row * ld + col, factor * load(c, false, row * ldc + col));
@@ -222,10 +223,12 @@ static void scale_columns(float *o, const float *factor, int64_t rows, int cols,
 
 #if defined(__AVX512F__)
 /* 16 queries x 16 values at a time, turned in registers. */
-INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *o, vf by_sum, int cols, int queries, int width) {
+INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *o, vf by_sum, int cols, int queries,
+                           int width) {
     __m512i x[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) x[i] = i < width ? (__m512i)(by_sum * load(o, false, (int64_t)i * cols)) : _mm512_setzero_si512();
+    for (int i = 0; i < 16; i++) x[i] = i < width ? (__m512i)(by_sum * load(o, false, (int64_t)i * cols))
+                                                     : _mm512_setzero_si512();
     transpose_16x16(x);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
@@ -235,7 +238,8 @@ INLINE void attended_block(void *y, const bool bf16, int64_t y_ld, const float *
     }
 }
 
-INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
+INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries,
+                          int width) {
     for (int q = 0; q < queries; q += 16) {
         vf by_sum = 1.0f / load(sum, false, q);
         for (int e = 0; e < width; e += 16) {
@@ -245,7 +249,8 @@ INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o
     }
 }
 #else
-INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width) {
+INLINE void attended_tile(void *y, const bool bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries,
+                          int width) {
     for (int q = 0; q < queries; q++) {
         float by_sum = 1.0f / sum[q];
         for (int e = 0; e < width; e += LANES) {

@@ -1,10 +1,10 @@
 /* The two own engines: products of bf16 pairs (vdpbf16ps) and of float32, from one template.
  *
- * Both work on "steps" of 32 bits along k: one float, or two bf16 that one instruction multiplies and adds. An A block is cut into
- * tiles of at most 14 rows, stored step by step (all rows of step 0, then of step 1 …), so the inner loop reads one stream and
- * no power-of-two row distance can exhaust the ways of the L1 cache. B is stored in panels of 32 columns, step by step.
- * The inner loop keeps a 14 x 32 tile of C in 28 of the 32 vector registers: per step two loads of B, 14 broadcasts of A and 28
- * multiply-adds, so the multipliers (two a cycle on Zen 5) and not the loads (two a cycle) are the limit.
+ * Both work on "steps" of 32 bits along k: one float, or two bf16 that one instruction multiplies and adds. An A block is cut
+ * into tiles of at most 14 rows, stored step by step (all rows of step 0, then of step 1 …), so the inner loop reads one
+ * stream and no power-of-two row distance can exhaust the ways of the L1 cache. B is stored in panels of 32 columns, step by
+ * step. The inner loop keeps a 14 x 32 tile of C in 28 of the 32 vector registers: per step two loads of B, 14 broadcasts of
+ * A and 28 multiply-adds, so the multipliers (two a cycle on Zen 5) and not the loads (two a cycle) are the limit.
  */
 #include <immintrin.h>
 
@@ -27,8 +27,8 @@ typedef void (*tile_fn)(int64_t steps, const uint32_t *a, const uint32_t *b, flo
 
 /* c[rows, 16 * vectors] (rows PANEL apart) (+)= tile of A times panel of B. rows, vectors and bf16 are constants where this is
  * inlined. `ahead` is fetched to the cache at 32 bytes a step. */
-INLINE void tile_product(const int rows, const int vectors, const bool bf16, int64_t steps, const uint32_t *a, const uint32_t *b,
-                         float *c, bool add, const char *ahead) {
+INLINE void tile_product(const int rows, const int vectors, const bool bf16, int64_t steps, const uint32_t *a,
+                         const uint32_t *b, float *c, bool add, const char *ahead) {
     __m512 sum[TILE][2];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++) {
@@ -49,7 +49,8 @@ INLINE void tile_product(const int rows, const int vectors, const bool bf16, int
             __m512 av = _mm512_castsi512_ps(_mm512_set1_epi32((int)a[i]));
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++)
-                sum[i][j] = bf16 ? _mm512_dpbf16_ps(sum[i][j], (__m512bh)av, (__m512bh)bv[j]) : _mm512_fmadd_ps(av, bv[j], sum[i][j]);
+                sum[i][j] = bf16 ? _mm512_dpbf16_ps(sum[i][j], (__m512bh)av, (__m512bh)bv[j])
+                                 : _mm512_fmadd_ps(av, bv[j], sum[i][j]);
         }
         a += rows;
         b += PANEL;
@@ -95,8 +96,8 @@ static tiling tiling_of(int m) {
 static int tile_rows(const tiling *t, int i) { return t->rows + (i < t->rest); }
 
 /* All of k in pieces of DEPTH steps; C waits in the L1 or L2 cache meanwhile. */
-static void block_product(const tile_fn tiles[2][TILE], float *c, const uint32_t *a, int m, const uint32_t *b, int n, int64_t steps,
-                          bool add, bool ahead) {
+static void block_product(const tile_fn tiles[2][TILE], float *c, const uint32_t *a, int m, const uint32_t *b, int n,
+                          int64_t steps, bool add, bool ahead) {
     tiling t = tiling_of(m);
     const tile_fn *fns = tiles[n > 16];
     for (int64_t s = 0; s < steps; s += DEPTH) {
@@ -128,8 +129,8 @@ static void product_f32(const dd_gemm_plan *plan, int thread, float *c, const vo
 
 /* ------------------------------------------------------------------------------------------------ layouts */
 
-/* Steps of up to 16 rows side by side: to[s * stride + i] = step s of row i; rows from `rows` to 16 are written as zeros, so `to`
- * must have room for 16 values after the start of its last step. */
+/* Steps of up to 16 rows side by side: to[s * stride + i] = step s of row i; rows from `rows` to 16 are written as zeros, so
+ * `to` must have room for 16 values after the start of its last step. */
 INLINE void interleave(uint32_t *to, int stride, const char *from, int64_t row_bytes, int rows, int64_t k, const bool bf16) {
     const int per_vector = bf16 ? 32 : 16;
     for (int64_t at = 0; at < k; at += per_vector) {
@@ -209,8 +210,12 @@ INLINE void pack_panels(uint32_t *to, const char *from, int64_t row_bytes, int64
     for (int64_t s = 0; s < steps; s++) _mm512_storeu_si512(half + s * PANEL, _mm512_setzero_si512());
 }
 
-static void pack_b_bf16(void *to, const void *from, int64_t ld, int64_t n, int64_t k) { pack_panels(to, from, ld * 2, n, k, true); }
-static void pack_b_f32(void *to, const void *from, int64_t ld, int64_t n, int64_t k) { pack_panels(to, from, ld * 4, n, k, false); }
+static void pack_b_bf16(void *to, const void *from, int64_t ld, int64_t n, int64_t k) {
+    pack_panels(to, from, ld * 2, n, k, true);
+}
+static void pack_b_f32(void *to, const void *from, int64_t ld, int64_t n, int64_t k) {
+    pack_panels(to, from, ld * 4, n, k, false);
+}
 
 static size_t a_bytes_bf16(int m, int64_t k) { return (size_t)m * (size_t)((k + 1) / 2) * 4 + 64; }
 static size_t a_bytes_f32(int m, int64_t k) { return (size_t)m * (size_t)k * 4 + 64; }
