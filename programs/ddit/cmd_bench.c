@@ -19,17 +19,21 @@ typedef struct bench_options {
 
 static const option_row rows[] = {
     OPTIONS_HEADING("What is measured"),
-    {'m', "model", "ckpt-dir model-path", "FOLDER", OPTION_TEXT, AT(model), .help = "a diffusers folder ($DDIT_MODEL, else the embedded model)"},
+    {'m', "model", "ckpt-dir model-path", "FOLDER", OPTION_TEXT, AT(model),
+     .help = "a diffusers folder ($DDIT_MODEL, else the embedded model)"},
     {0, "shape", NULL, "NAME", OPTION_CHOICE, AT(shape), .choices = "flux-dev|emoji",
      .help = "instead of a model: one double and one single block of this\nwidth with random weights (flux-dev or emoji)"},
-    {'W', "width", NULL, "N", OPTION_COUNT, AT(size[0]), SIDE, .help = "pixels, a multiple of 16 (1024, or the model's default)"},
-    {'H', "height", NULL, "N", OPTION_COUNT, AT(size[1]), SIDE, .help = "pixels, a multiple of 16 (1024, or the model's default)"},
+    {'W', "width", NULL, "N", OPTION_COUNT, AT(size[0]), SIDE,
+     .help = "pixels, a multiple of 16 (1024, or the model's default)"},
+    {'H', "height", NULL, "N", OPTION_COUNT, AT(size[1]), SIDE,
+     .help = "pixels, a multiple of 16 (1024, or the model's default)"},
     {0, "size", NULL, "WxH", OPTION_SIZE, AT(size), SIDE, .help = "both at once"},
 
     OPTIONS_HEADING("How"),
     {0, "repeats", NULL, "N", OPTION_COUNT, AT(repeats), 1, 1000, .help = "rounds after the warm-up; medians are shown (7)"},
     {'t', "threads", NULL, "N", OPTION_COUNT, AT(threads), 1, 1024, .help = "processor threads (all)"},
-    {0, "precision", NULL, "KIND", OPTION_CHOICE, AT(precision), .choices = "auto|f32|bf16", .help = "auto, f32 or bf16 (auto)"},
+    {0, "precision", NULL, "KIND", OPTION_CHOICE, AT(precision), .choices = "auto|f32|bf16",
+     .help = "auto, f32 or bf16 (auto)"},
     {0, "backend", NULL, "NAME", OPTION_CHOICE, AT(backend), .choices = "cpu|ref", .later = "cuda", .help = "cpu or ref (cpu)"},
     {0, "json", NULL, NULL, OPTION_FLAG, AT(json), .help = "one JSON object on standard output"},
     {'q', "quiet", NULL, NULL, OPTION_FLAG, AT(quiet), .help = "no progress"},
@@ -58,8 +62,9 @@ static int integer(const json_t *object, const char *key) { return (int)json_int
 
 static void print_factor(const json_t *f) {
     const json_t *tokens = json_object_get(f, "tokens");
-    printf("%6d  %5d+%-5d %10.4f %10.4f %10.4f %10.4f %10.1f %8.0f %% %8.3f %8.3f %8.3f\n", integer(f, "factor"), integer(tokens, "text"),
-           integer(tokens, "image"), number(f, "seconds"), number(f, "linear"), number(f, "attention"), number(f, "rest"),
+    printf("%6d  %5d+%-5d %10.4f %10.4f %10.4f %10.4f %10.1f %8.0f %% %8.3f %8.3f %8.3f\n", integer(f, "factor"),
+           integer(tokens, "text"), integer(tokens, "image"), number(f, "seconds"),
+           number(f, "linear"), number(f, "attention"), number(f, "rest"),
            number(f, "gflop_per_second"), 100 * number(f, "share_of_gemm"), number(f, "token_share"), number(f, "cost_share"),
            number(f, "cost_share") / number(f, "token_share"));
 }
@@ -69,8 +74,10 @@ static void print_result(const json_t *root) {
     size_t i;
     json_t *factor;
     printf("%s: %d double and %d single blocks of width %d, %d x %d pixels\n", json_string_value(json_object_get(root, "what")),
-           integer(blocks, "double"), integer(blocks, "single"), integer(blocks, "hidden"), integer(root, "width"), integer(root, "height"));
-    printf("%s; medians of %d rounds, seconds per step\n\n", json_string_value(json_object_get(root, "device")), integer(root, "repeats"));
+           integer(blocks, "double"), integer(blocks, "single"), integer(blocks, "hidden"),
+           integer(root, "width"), integer(root, "height"));
+    printf("%s; medians of %d rounds, seconds per step\n\n", json_string_value(json_object_get(root, "device")),
+           integer(root, "repeats"));
     printf("factor text+image       step     linear  attention       rest   GFLOP/s    of GEMM   tokens     cost    ratio\n");
     json_array_foreach(json_object_get(root, "factors"), i, factor) print_factor(factor);
     printf("\nbest 4096^3 product: %.1f GFLOP/s; tokens and cost: share of a step at factor 1; ratio: cost / tokens\n",

@@ -89,8 +89,9 @@ static void print_rows(const json_t *object) {
 
 static void print_counts(const json_t *object) {
     char parameters[32], bytes[32];
-    printf("  %-*s%s in %lld tensors, %s (", LABEL, "parameters", count_text(integer(object, "parameters"), parameters, sizeof parameters),
-           (long long)integer(object, "tensors"), bytes_text(integer(object, "bytes"), bytes, sizeof bytes));
+    printf("  %-*s%s in %lld tensors, %s (", LABEL, "parameters",
+           count_text(integer(object, "parameters"), parameters, sizeof parameters), (long long)integer(object, "tensors"),
+           bytes_text(integer(object, "bytes"), bytes, sizeof bytes));
     print_object(json_object_get(object, "dtypes"));
     puts(")");
 }
@@ -103,7 +104,8 @@ static void print_memory(const json_t *memory) {
     size_t i, k;
     json_t *item, *phase;
     printf("\nmemory of a run of %lld x %lld pixels, %lld steps, %lld text tokens\n", (long long)integer(memory, "width"),
-           (long long)integer(memory, "height"), (long long)integer(memory, "steps"), (long long)integer(memory, "text_tokens"));
+           (long long)integer(memory, "height"), (long long)integer(memory, "steps"),
+           (long long)integer(memory, "text_tokens"));
     printf("  %-*s%12s%12s%12s\n", NAME_WIDTH, "", phases[0], phases[1], phases[2]);
     json_array_foreach(json_object_get(memory, "items"), i, item) {
         printf("  %-*s", NAME_WIDTH, string(item, "name"));
@@ -116,16 +118,18 @@ static void print_memory(const json_t *memory) {
         putchar('\n');
     }
     printf("  %-*s", NAME_WIDTH, "together");
-    for (int p = 0; p < 3; p++) printf("%12s", bytes_text(integer(json_object_get(memory, "phases"), phases[p]), bytes, sizeof bytes));
-    printf("\n  total %s, needed by the phase %s\n", bytes_text(integer(memory, "total"), bytes, sizeof bytes), string(memory, "peak_phase"));
+    const json_t *sums = json_object_get(memory, "phases");
+    for (int p = 0; p < 3; p++) printf("%12s", bytes_text(integer(sums, phases[p]), bytes, sizeof bytes));
+    printf("\n  total %s, needed by the phase %s\n", bytes_text(integer(memory, "total"), bytes, sizeof bytes),
+           string(memory, "peak_phase"));
 }
 
 static void print_model(const json_t *root) {
     size_t i;
     json_t *part;
     const char *license = string(root, "license");
-    printf("%s: %s model %s%s%s\n", string(root, "path"), string(root, "architecture"), string(root, "name"), *license ? ", license " : "",
-           license);
+    printf("%s: %s model %s%s%s\n", string(root, "path"), string(root, "architecture"), string(root, "name"),
+           *license ? ", license " : "", license);
     json_array_foreach(json_object_get(root, "parts"), i, part) {
         printf("\n%s (%s)\n", string(part, "name"), string(part, "class"));
         print_counts(part);
@@ -180,7 +184,8 @@ static void print_ours(const json_t *ours) {
 static void print_picture(const json_t *root) {
     const char *key;
     json_t *value;
-    printf("%s: PNG, %lld x %lld pixels\n", string(root, "path"), (long long)integer(root, "width"), (long long)integer(root, "height"));
+    printf("%s: PNG, %lld x %lld pixels\n", string(root, "path"), (long long)integer(root, "width"),
+           (long long)integer(root, "height"));
     if (json_object_size(json_object_get(root, "texts")) == 0) puts("no texts inside");
     json_object_foreach(json_object_get(root, "texts"), key, value)
         if (json_is_object(value)) print_ours(value);

@@ -17,6 +17,7 @@ const char *model_path_find(const char *asked) {
     if (variable && *variable) return variable;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
         if (is_folder(places[i])) return places[i];
-    say("no model: found neither -m, $DDIT_MODEL, the installed %s nor ./models/emoji; name a diffusers folder with -m", places[0]);
+    say("no model: found neither -m, $DDIT_MODEL, the installed %s nor ./models/emoji; name a diffusers folder with -m",
+        places[0]);
     return NULL;
 }

@@ -26,7 +26,8 @@ static bool takes_argument(const option_row *row) { return row->argument != NULL
 
 static void add_name(parser *p, const char *name, const option_row *row, int index) {
     if (p->count >= MAX_NAMES - 2) return;
-    p->names[p->count++] = (struct option){name, takes_argument(row) ? required_argument : no_argument, NULL, LONG_BASE + index};
+    p->names[p->count++] = (struct option){name, takes_argument(row) ? required_argument : no_argument, NULL,
+                                           LONG_BASE + index};
 }
 
 static void add_row(parser *p, const option_row *row, int index) {
@@ -286,7 +287,8 @@ options_result options_parse(const option_table *table, int argc, char **argv, v
 static void help_row(const option_row *row) {
     char left[64], letter[8] = "    ";
     if (row->letter) snprintf(letter, sizeof letter, "-%c, ", row->letter);
-    snprintf(left, sizeof left, "  %s--%s%s%s", letter, row->name, row->argument ? " " : "", row->argument ? row->argument : "");
+    snprintf(left, sizeof left, "  %s--%s%s%s", letter, row->name, row->argument ? " " : "",
+             row->argument ? row->argument : "");
     printf("%-*s", HELP_COLUMN, left);
     if (strlen(left) >= HELP_COLUMN) printf("\n%*s", HELP_COLUMN, "");
     for (const char *c = row->help; *c; c++) {

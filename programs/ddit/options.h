@@ -38,7 +38,8 @@ typedef struct option_row {
 
 /* A row without a name begins a group of --help: its help is the heading. */
 #define OPTIONS_HEADING(text) {.help = text}
-#define OPTIONS_LATER_ROW(name_, aliases_, argument_) {.name = name_, .aliases = aliases_, .argument = argument_, .kind = OPTION_LATER}
+#define OPTIONS_LATER_ROW(name_, aliases_, argument_) {.name = name_, .aliases = aliases_, .argument = argument_, \
+                                                       .kind = OPTION_LATER}
 #define OPTIONS_HELP_ROW {'h', "help", NULL, NULL, OPTION_HELP, 0, .help = "this text"}
 
 typedef struct option_table {

@@ -56,8 +56,8 @@ static void draw_step(progress_line *line, const ddit_progress *p) {
     describe_picture(line, picture, sizeof picture);
     for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
     bar[BAR] = '\0';
-    snprintf(text, sizeof text, "%sdenoise [%s] step %d/%d  %s  %d+%d tokens  %.1f s left", picture, bar, p->step, p->steps, layout,
-             p->text_tokens, p->image_tokens, p->seconds_left);
+    snprintf(text, sizeof text, "%sdenoise [%s] step %d/%d  %s  %d+%d tokens  %.1f s left", picture, bar, p->step, p->steps,
+             layout, p->text_tokens, p->image_tokens, p->seconds_left);
     draw(line, text);
 }
 
@@ -65,8 +65,8 @@ static void print_step(const progress_line *line, const ddit_progress *p) {
     char layout[48], picture[48];
     describe_layout(p, layout, sizeof layout);
     describe_picture(line, picture, sizeof picture);
-    fprintf(stderr, "%sstep %*d/%d  sigma %.4f  %s  %d text + %d image tokens  %.3f s\n", picture, p->steps > 99 ? 4 : 2, p->step, p->steps,
-            (double)p->sigma, layout, p->text_tokens, p->image_tokens, p->seconds);
+    fprintf(stderr, "%sstep %*d/%d  sigma %.4f  %s  %d text + %d image tokens  %.3f s\n", picture, p->steps > 99 ? 4 : 2,
+            p->step, p->steps, (double)p->sigma, layout, p->text_tokens, p->image_tokens, p->seconds);
 }
 
 void progress_line_phase(progress_line *line, const char *phase) {

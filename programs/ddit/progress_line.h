@@ -1,4 +1,5 @@
-/* What is shown while a picture is made: one line on a terminal, updated in place; elsewhere nothing, or with -v a line per step. */
+/* What is shown while a picture is made: one line on a terminal, updated in place; elsewhere nothing, or with -v a line per
+ * step. */
 #ifndef DDIT_PROGRAM_PROGRESS_LINE_H
 #define DDIT_PROGRAM_PROGRESS_LINE_H
 

@@ -20,7 +20,9 @@ void run_report_deinit(run_report *report) {
 
 static double number(const json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
 
-static long long integer(const json_t *object, const char *key) { return (long long)json_integer_value(json_object_get(object, key)); }
+static long long integer(const json_t *object, const char *key) {
+    return (long long)json_integer_value(json_object_get(object, key));
+}
 
 static const char *string(const json_t *object, const char *key) {
     const char *text = json_string_value(json_object_get(object, key));
@@ -50,7 +52,8 @@ void run_report_values(const run_report *report, const char *trace) {
     json_t *root = json_loads(trace, 0, NULL);
     if (!root) return;
     fprintf(stderr, "model     %s (%s)\n", string(root, "model"), report->model);
-    fprintf(stderr, "picture   %lld x %lld, guidance %g", integer(root, "width"), integer(root, "height"), number(root, "guidance"));
+    fprintf(stderr, "picture   %lld x %lld, guidance %g", integer(root, "width"), integer(root, "height"),
+            number(root, "guidance"));
     if (number(root, "cfg_scale") > 1) fprintf(stderr, ", cfg scale %g", number(root, "cfg_scale"));
     const char *noise = json_string_value(json_object_get(root, "noise_file"));
     if (noise) fprintf(stderr, ", noise %s\n", noise);
@@ -65,7 +68,8 @@ static void print_phases(const run_report *report, const json_t *root) {
     const char *name;
     json_t *seconds;
     fprintf(stderr, "seconds   open %.2f", report->open_seconds);
-    json_object_foreach(json_object_get(root, "phases"), name, seconds) fprintf(stderr, ", %s %.2f", name, json_number_value(seconds));
+    json_object_foreach(json_object_get(root, "phases"), name, seconds)
+        fprintf(stderr, ", %s %.2f", name, json_number_value(seconds));
     fprintf(stderr, ", total %.2f\n", seconds_now() - report->begin);
 }
 
@@ -105,10 +109,12 @@ static json_t *file_list(const run_files *files) {
 }
 
 void run_report_add(run_report *report, const char *trace, const run_files *files) {
-    static const char *const copied[] = {"seed", "width", "height", "guidance", "cfg_scale", "policy", "coarse", "schedule", "phases"};
+    static const char *const copied[] = {"seed", "width", "height", "guidance", "cfg_scale", "policy", "coarse", "schedule",
+                                         "phases"};
     json_t *root = json_loads(trace, 0, NULL), *picture = json_object();
     json_object_set_new(picture, "files", file_list(files));
-    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) json_object_set(picture, copied[i], json_object_get(root, copied[i]));
+    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
+        json_object_set(picture, copied[i], json_object_get(root, copied[i]));
     const json_t *steps = json_object_get(root, "steps");
     json_object_set_new(picture, "steps", json_integer((json_int_t)json_array_size(steps)));
     json_object_set_new(picture, "tokens", token_sums(steps));
@@ -145,9 +151,10 @@ static json_t *report_object(const run_report *report) {
         json_array_append(seeds, json_object_get(picture, "seed"));
     }
     json_object_set_new(root, "files", files);
-    static const char *const copied[] = {"seed", "adapter", "device", "width", "height", "guidance", "cfg_scale", "policy", "coarse",
-                                         "steps", "tokens", "schedule"};
-    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) json_object_set(root, copied[i], json_object_get(first, copied[i]));
+    static const char *const copied[] = {"seed", "adapter", "device", "width", "height", "guidance", "cfg_scale", "policy",
+                                         "coarse", "steps", "tokens", "schedule"};
+    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
+        json_object_set(root, copied[i], json_object_get(first, copied[i]));
     json_object_set_new(root, "seeds", seeds);
     json_object_set_new(root, "phases", phase_sums(report, seconds_now() - report->begin));
     if (json_array_size(report->pictures) > 1) json_object_set(root, "pictures", report->pictures);

@@ -58,7 +58,11 @@ static void on_read(png_structp png, png_bytep out, size_t size) {
 
 /* Bytes of the valid UTF-8 character at s (0 if it is none), its value in *code. */
 static int utf8_character(const uint8_t *s, size_t left, uint32_t *code) {
-    int length = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
+    int length = s[0] < 0x80 ? 1
+                 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
+                 : (s[0] & 0xF0) == 0xE0 ? 3
+                 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4
+                                               : 0;
     static const uint8_t first_bits[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
     static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
     if (length == 0 || (size_t)length > left) return 0;
@@ -178,12 +182,13 @@ static ddit_status write_to(png_state *state, const char *path, FILE *stream, in
     png_destroy_write_struct(&state->png, &state->info);
     if (good) return DDIT_OK;
     if (ferror(stream)) return dd_fail(err, DDIT_ERR_WRITE, "%s: cannot be written: %s", path, strerror(reason ? reason : EIO));
-    if (state->no_memory || !state->message[0]) return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while writing", path);
+    if (state->no_memory || !state->message[0])
+        return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while writing", path);
     return dd_fail(err, DDIT_ERR_INTERNAL, "%s: libpng refused to write it: %s", path, state->message);
 }
 
-ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int height, const uint8_t *rgb, const dd_png_text *texts,
-                         int count, ddit_err *err) {
+ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int height, const uint8_t *rgb,
+                         const dd_png_text *texts, int count, ddit_err *err) {
     png_state state = {.allocator = a};
     text_set set;
     dd_out_file file;
@@ -224,7 +229,8 @@ static ddit_status copy_text(dd_png_info *info, const png_text *item, const char
     bool international = item->compression == PNG_ITXT_COMPRESSION_NONE || item->compression == PNG_ITXT_COMPRESSION_zTXt;
     size_t size = international ? item->itxt_length : item->text_length;
     if (international && !is_utf8(item->text, size))
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: its text \"%s\" is no UTF-8; it was not written by a correct program", path, item->key);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: its text \"%s\" is no UTF-8; it was not written by a correct program", path,
+                       item->key);
     info->count++; /* from here on deinit frees what there is */
     DD_TRY(from_latin1(a, &text->key, item->key, strlen(item->key), err));
     if (international) return dd_strndup(a, &text->text, item->text, size, err);
@@ -244,15 +250,17 @@ static ddit_status copy_info(dd_png_info *info, png_state *state, const char *pa
 
 static ddit_status read_info(dd_png_info *info, png_state *state, const char *path, ddit_err *err) {
     if (state->size < SIGNATURE_SIZE || png_sig_cmp(state->data, 0, SIGNATURE_SIZE) != 0)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: is no PNG (%zu bytes that do not begin with the PNG signature)", path, state->size);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: is no PNG (%zu bytes that do not begin with the PNG signature)", path,
+                       state->size);
     state->png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, state, on_error, on_warning, state, on_malloc, on_free);
     state->info = state->png ? png_create_info_struct(state->png) : NULL;
     ddit_status status;
     if (state->info && read_chunks(state)) status = copy_info(info, state, path, err);
-    else if (state->no_memory || !state->message[0]) status = dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", path);
+    else if (state->no_memory || !state->message[0])
+        status = dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", path);
     else
-        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged PNG, found before byte %zu of %zu: %s", path, state->at, state->size,
-                         state->message);
+        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged PNG, found before byte %zu of %zu: %s", path, state->at,
+                         state->size, state->message);
     png_destroy_read_struct(&state->png, &state->info, NULL);
     return status;
 }

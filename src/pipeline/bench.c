@@ -14,10 +14,10 @@ ddit_bench_params ddit_bench_params_init(void) { return (ddit_bench_params){.str
 static json_t *result_json(int factor, const dd_bench_result *r, const dd_bench_result *base, double gemm) {
     int tokens = r->text_tokens + r->image_tokens, base_tokens = base->text_tokens + base->image_tokens;
     double rate = r->flops / r->seconds;
-    return json_pack("{s:i,s:{s:i,s:i},s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "factor", factor, "tokens", "text", r->text_tokens,
-                     "image", r->image_tokens, "seconds", r->seconds, "seconds_best", r->best, "linear", r->linear, "attention",
-                     r->attention, "rest", r->rest, "gflop", r->flops * 1e-9, "gflop_per_second", rate * 1e-9, "share_of_gemm",
-                     rate / gemm, "token_share", (double)tokens / base_tokens, "cost_share", r->cost_share);
+    return json_pack("{s:i,s:{s:i,s:i},s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "factor", factor, "tokens", "text",
+                     r->text_tokens, "image", r->image_tokens, "seconds", r->seconds, "seconds_best", r->best, "linear",
+                     r->linear, "attention", r->attention, "rest", r->rest, "gflop", r->flops * 1e-9, "gflop_per_second", rate * 1e-9,
+                     "share_of_gemm", rate / gemm, "token_share", (double)tokens / base_tokens, "cost_share", r->cost_share);
 }
 
 static json_t *report(const ddit_context *context, const char *what, const dd_bench_case *c, int width, int height,
@@ -26,13 +26,14 @@ static json_t *report(const ddit_context *context, const char *what, const dd_be
     for (int f = 0; f < DD_FACTOR_COUNT; f++)
         if (results[f].measured) json_array_append_new(factors, result_json(dd_factor_at(f), &results[f], &results[0], gemm));
     const dd_flux_config *config = dd_flux_dit_config(c->dit);
-    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:i,s:{s:i,s:i,s:i},s:i,s:{s:i,s:f},s:o}", "format", "ddit-bench", "version", 1, "what",
-                     what, "device", context->device, "width", width, "height", height, "text_tokens", c->text_tokens, "blocks",
-                     "double", config->num_layers, "single", config->num_single_layers, "hidden", config->hidden, "repeats", c->repeats,
-                     "gemm", "size", 4096, "gflop_per_second", gemm * 1e-9, "factors", factors);
+    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:i,s:{s:i,s:i,s:i},s:i,s:{s:i,s:f},s:o}", "format", "ddit-bench", "version", 1,
+                     "what", what, "device", context->device, "width", width, "height", height, "text_tokens", c->text_tokens,
+                     "blocks", "double", config->num_layers, "single", config->num_single_layers, "hidden", config->hidden,
+                     "repeats", c->repeats, "gemm", "size", 4096, "gflop_per_second", gemm * 1e-9, "factors", factors);
 }
 
-static ddit_status measure(json_t **out, const ddit_context *context, const char *what, const dd_bench_case *c, int scale, ddit_err *err) {
+static ddit_status measure(json_t **out, const ddit_context *context, const char *what, const dd_bench_case *c, int scale,
+                           ddit_err *err) {
     dd_bench_result results[DD_FACTOR_COUNT];
     double gemm;
     DD_TRY(dd_bench_measure(c, results, &gemm, err));
@@ -49,7 +50,8 @@ static ddit_status check_side(const char *name, int value, ddit_err *err) {
     return DDIT_OK;
 }
 
-static ddit_status bench_shape(json_t **out, ddit_context *context, const ddit_bench_params *p, dd_bench_case *c, ddit_err *err) {
+static ddit_status bench_shape(json_t **out, ddit_context *context, const ddit_bench_params *p, dd_bench_case *c,
+                               ddit_err *err) {
     const char *name = p->shape ? p->shape : "flux-dev";
     int side = strcmp(name, "emoji") == 0 ? EMOJI_SIDE : DEFAULT_SIDE;
     int width = p->width ? p->width : side, height = p->height ? p->height : side;
@@ -70,8 +72,8 @@ done:
     return status;
 }
 
-static ddit_status bench_open_model(json_t **out, const ddit_context *context, const ddit_model *model, const ddit_bench_params *p,
-                                    dd_bench_case *c, ddit_err *err) {
+static ddit_status bench_open_model(json_t **out, const ddit_context *context, const ddit_model *model,
+                                    const ddit_bench_params *p, dd_bench_case *c, ddit_err *err) {
     dd_settings settings;
     ddit_params params = ddit_params_init();
     params.prompt = "";
@@ -88,7 +90,8 @@ static ddit_status bench_open_model(json_t **out, const ddit_context *context, c
 }
 
 /* The model is opened on the timer, which stands in for the context's backend meanwhile. */
-static ddit_status bench_model(json_t **out, ddit_context *context, const ddit_bench_params *p, dd_bench_case *c, ddit_err *err) {
+static ddit_status bench_model(json_t **out, ddit_context *context, const ddit_bench_params *p, dd_bench_case *c,
+                               ddit_err *err) {
     dd_backend *backend = context->backend;
     ddit_model *model;
     context->backend = &c->timer->base;
@@ -106,7 +109,8 @@ ddit_status ddit_bench(char **json, ddit_context *context, const ddit_bench_para
     json_t *root = NULL;
     *json = NULL;
     if (p.struct_size != sizeof p)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "parameters of %zu bytes, expected %zu: call ddit_bench_params_init", p.struct_size, sizeof p);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "parameters of %zu bytes, expected %zu: call ddit_bench_params_init",
+                       p.struct_size, sizeof p);
     if (c.repeats < 1 || c.repeats > DD_BENCH_MAX_REPEATS)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "repeats is %d, expected 1 to %d", c.repeats, DD_BENCH_MAX_REPEATS);
     dd_bench_timer_init(&timer, context->backend);

@@ -10,8 +10,8 @@ typedef struct dd_bench_split {
     double flops; /* 2 per multiplication and addition, of matrix products and attention */
 } dd_bench_split;
 
-/* A backend that hands every call on to another one and measures matrix products and attention on the way, so that model code is
- * measured as it is. Weights made through it belong to the other one. Slots that the transformer does not use are empty. */
+/* A backend that hands every call on to another one and measures matrix products and attention on the way, so that model code
+ * is measured as it is. Weights made through it belong to the other one. Slots that the transformer does not use are empty. */
 typedef struct dd_bench_timer {
     dd_backend base;    /* what model code gets */
     dd_backend_ops ops;
@@ -21,9 +21,9 @@ typedef struct dd_bench_timer {
 
 void dd_bench_timer_init(dd_bench_timer *timer, dd_backend *inner);
 
-/* Random weights of one double and one single block (and of what stands around them) of a known width, with an adapter of rank 32
- * for the factors 2 and 4. They go through a temporary folder in $TMPDIR (/tmp), which is removed again before this returns; the
- * mapped files live on. */
+/* Random weights of one double and one single block (and of what stands around them) of a known width, with an adapter of rank
+ * 32 for the factors 2 and 4. They go through a temporary folder in $TMPDIR (/tmp), which is removed again before this returns;
+ * the mapped files live on. */
 typedef struct dd_bench_shape {
     dd_flux_config config;
     int text_tokens;
@@ -31,8 +31,8 @@ typedef struct dd_bench_shape {
     dd_adapter adapter;     /* owned */
 } dd_bench_shape;
 
-/* name: "flux-dev" or "emoji". Errors: DDIT_ERR_ARGUMENT for another name, those of writing and reading files, DDIT_ERR_NO_MEMORY;
- * *shape is zeroed on failure. */
+/* name: "flux-dev" or "emoji". Errors: DDIT_ERR_ARGUMENT for another name, those of writing and reading files,
+ * DDIT_ERR_NO_MEMORY; *shape is zeroed on failure. */
 ddit_status dd_bench_shape_make(dd_bench_shape *shape, const dd_allocator *a, const char *name, ddit_err *err);
 void dd_bench_shape_free(dd_bench_shape *shape);
 
@@ -57,8 +57,9 @@ typedef struct dd_bench_result {
     double cost_share; /* of a step at factor 1, median of the ratios of neighbouring steps */
 } dd_bench_result;
 
-/* Steps at factors 1, 2, 4 in turn, `repeats` times after one warm-up; between them the 4096^3 product, whose best rate comes out
- * in *gemm_flops (per second). Errors: those of the model, DDIT_ERR_CANCELLED. */
-ddit_status dd_bench_measure(const dd_bench_case *c, dd_bench_result results[DD_FACTOR_COUNT], double *gemm_flops, ddit_err *err);
+/* Steps at factors 1, 2, 4 in turn, `repeats` times after one warm-up; after each round the 4096^3 product, whose best rate
+ * comes out in *gemm_flops (per second). Errors: those of the model, DDIT_ERR_CANCELLED. */
+ddit_status dd_bench_measure(const dd_bench_case *c, dd_bench_result results[DD_FACTOR_COUNT], double *gemm_flops,
+                             ddit_err *err);
 
 #endif

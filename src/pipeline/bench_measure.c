@@ -36,7 +36,8 @@ static ddit_status prepare_latent(bench *s, ddit_err *err) {
     const dd_bench_case *c = s->c;
     const dd_flux_config *config = dd_flux_dit_config(c->dit);
     const dd_allocator *a = s->b->allocator;
-    int64_t h = (int64_t)c->grid.rows * c->grid.patch, w = (int64_t)c->grid.cols * c->grid.patch, channels = config->latent_channels;
+    int64_t h = (int64_t)c->grid.rows * c->grid.patch, w = (int64_t)c->grid.cols * c->grid.patch;
+    int64_t channels = config->latent_channels;
     size_t values = (size_t)(channels * h * w), bytes = values * sizeof(float);
     float *noise;
     s->latent = dd_tensor_3d(NULL, DD_DTYPE_F32, channels, h, w);
@@ -54,7 +55,8 @@ static ddit_status prepare_latent(bench *s, ddit_err *err) {
 static ddit_status condition(bench *s, ddit_err *err) {
     const dd_flux_config *config = dd_flux_dit_config(s->c->dit);
     const dd_allocator *a = s->b->allocator;
-    size_t text = (size_t)s->c->text_tokens * (size_t)config->joint_attention_dim, pooled = (size_t)config->pooled_projection_dim;
+    size_t text = (size_t)s->c->text_tokens * (size_t)config->joint_attention_dim;
+    size_t pooled = (size_t)config->pooled_projection_dim;
     float *values;
     DD_TRY(dd_alloc_raw(a, &values, text + pooled + 16, sizeof *values, "the text", err));
     ddit_status status = dd_randn_torch(1, text + pooled + 16, values, err);
@@ -90,8 +92,8 @@ static ddit_status prepare_gemm(bench *s, ddit_err *err) {
 static ddit_status prepare(bench *s, ddit_err *err) {
     const dd_bench_case *c = s->c;
     static const float times[] = {TIME};
-    dd_flux_run_params params = {.grid = c->grid, .text_tokens = c->text_tokens, .branches = 1, .guidance = 3.5f, .times = times,
-                                 .time_count = 1, .trimmed_text = c->trimmed_text};
+    dd_flux_run_params params = {.grid = c->grid, .text_tokens = c->text_tokens, .branches = 1, .guidance = 3.5f,
+                                 .times = times, .time_count = 1, .trimmed_text = c->trimmed_text};
     DD_TRY(dd_alloc(s->b->allocator, &s->numbers, (size_t)(DD_FACTOR_COUNT * KINDS) * (size_t)c->repeats, sizeof *s->numbers,
                     "the measurements", err));
     DD_TRY(dd_flux_run_create(&s->run, c->dit, &params, err));
@@ -126,7 +128,8 @@ static ddit_status tell(const bench *s, const char *what, ddit_err *err) {
 }
 
 static ddit_status one_gemm(bench *s, ddit_err *err) {
-    dd_tensor x = dd_tensor_2d(s->gemm_x, s->b->activation, GEMM, GEMM), y = dd_tensor_2d(s->gemm_y, s->b->activation, GEMM, GEMM);
+    dd_tensor x = dd_tensor_2d(s->gemm_x, s->b->activation, GEMM, GEMM);
+    dd_tensor y = dd_tensor_2d(s->gemm_y, s->b->activation, GEMM, GEMM);
     double begin = dd_seconds();
     DD_TRY(dd_op_linear(s->b, &(dd_linear_args){.y = y, .x = x, .w = s->gemm}, err));
     double seconds = dd_seconds() - begin;
@@ -185,7 +188,8 @@ static void summarise(const bench *s, int f, dd_bench_result *r) {
     r->cost_share = median(numbers_of(s, f, 4), n);
 }
 
-ddit_status dd_bench_measure(const dd_bench_case *c, dd_bench_result results[DD_FACTOR_COUNT], double *gemm_flops, ddit_err *err) {
+ddit_status dd_bench_measure(const dd_bench_case *c, dd_bench_result results[DD_FACTOR_COUNT], double *gemm_flops,
+                             ddit_err *err) {
     bench s = {.c = c, .b = &c->timer->base};
     memset(results, 0, DD_FACTOR_COUNT * sizeof *results);
     ddit_status status;

@@ -45,7 +45,8 @@ static void embedder(file_maker *m, const char *name, int64_t in, int64_t d) {
 static void double_block(file_maker *m, const dd_flux_config *c) {
     static const char *const square[] = {"attn.to_q",       "attn.to_k",       "attn.to_v",       "attn.to_out.0",
                                          "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"};
-    static const char *const norms[] = {"attn.norm_q.weight", "attn.norm_k.weight", "attn.norm_added_q.weight", "attn.norm_added_k.weight"};
+    static const char *const norms[] = {"attn.norm_q.weight", "attn.norm_k.weight", "attn.norm_added_q.weight",
+                                        "attn.norm_added_k.weight"};
     static const char *const streams[] = {"ff", "ff_context"};
     const char *prefix = "transformer_blocks.0.";
     int64_t d = c->hidden;
@@ -135,8 +136,10 @@ static ddit_status write_model(file_maker *m, const dd_allocator *a, const char 
     return dd_safetensors_write(a, path, m->items, (size_t)m->count, NULL, 0, err);
 }
 
-static ddit_status write_adapter(file_maker *m, const dd_allocator *a, const char *path, const dd_flux_config *c, ddit_err *err) {
-    static const dd_safetensors_pair pairs[] = {{"format", "ddit-adapter"}, {"version", "1"}, {"arch", "flux"}, {"residual", "none"}};
+static ddit_status write_adapter(file_maker *m, const dd_allocator *a, const char *path, const dd_flux_config *c,
+                                 ddit_err *err) {
+    static const dd_safetensors_pair pairs[] = {{"format", "ddit-adapter"}, {"version", "1"}, {"arch", "flux"},
+                                                {"residual", "none"}};
     m->count = 0;
     adapter_factor(m, c, 2);
     adapter_factor(m, c, 4);
@@ -178,10 +181,11 @@ static bool find_shape(dd_bench_shape *shape, const char *name) {
         if (strcmp(name, known[i].name) != 0) continue;
         int d = known[i].head * known[i].heads;
         shape->text_tokens = known[i].text_tokens;
-        shape->config = (dd_flux_config){.in_channels = 64, .out_channels = 64, .num_layers = 1, .num_single_layers = 1,
-                                         .attention_head_dim = known[i].head, .num_attention_heads = known[i].heads,
-                                         .joint_attention_dim = known[i].text_width, .pooled_projection_dim = known[i].pooled_width,
-                                         .guidance_embeds = true, .hidden = d, .mlp_hidden = 4 * d, .patch = 2, .latent_channels = 16};
+        shape->config = (dd_flux_config){
+            .in_channels = 64, .out_channels = 64, .num_layers = 1, .num_single_layers = 1, .attention_head_dim = known[i].head,
+            .num_attention_heads = known[i].heads, .joint_attention_dim = known[i].text_width,
+            .pooled_projection_dim = known[i].pooled_width, .guidance_embeds = true, .hidden = d, .mlp_hidden = 4 * d,
+            .patch = 2, .latent_channels = 16};
         memcpy(shape->config.axes_dims_rope, known[i].axes, sizeof known[i].axes);
         return true;
     }
@@ -195,7 +199,8 @@ ddit_status dd_bench_shape_make(dd_bench_shape *shape, const dd_allocator *a, co
     *shape = (dd_bench_shape){0};
     if (!find_shape(shape, name)) return dd_fail(err, DDIT_ERR_ARGUMENT, "shape \"%s\": expected flux-dev or emoji", name);
     size_t d = (size_t)shape->config.hidden;
-    DD_GO(random_values(a, &random, 6 * d * d + 64 * 16 * d, (int)d, err)); /* the largest tensor: modulation, or an embedding */
+    /* the largest tensor: modulation, or an embedding */
+    DD_GO(random_values(a, &random, 6 * d * d + 64 * 16 * d, (int)d, err));
     DD_GO(dd_alloc(a, &m, 1, sizeof *m, "names of random weights", err));
     m->random = random;
     DD_GO(make_in_folder(shape, a, m, err));

@@ -33,14 +33,16 @@ static ddit_status on_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err)
     return inner_of(b)->ops->reserve(inner_of(b), r, err);
 }
 
-static ddit_status on_norm(dd_backend *b, const dd_norm_args *a, ddit_err *err) { return inner_of(b)->ops->norm(inner_of(b), a, err); }
+static ddit_status on_norm(dd_backend *b, const dd_norm_args *a, ddit_err *err) {
+    return inner_of(b)->ops->norm(inner_of(b), a, err);
+}
 
 static ddit_status on_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err) {
     return inner_of(b)->ops->qk_norm_rope(inner_of(b), a, err);
 }
 
-static ddit_status on_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                             ddit_err *err) {
+static ddit_status on_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                             dd_activation activation, ddit_err *err) {
     return inner_of(b)->ops->affine(inner_of(b), y, ax, x, bz, z, activation, err);
 }
 

@@ -26,7 +26,8 @@ static bool ends_with(const char *text, const char *end) {
 }
 
 /* A folder without model_index.json is a part of a model if it holds weights; else the model's reader says what is missing. */
-static ddit_status inspect_folder(json_t **out, ddit_context *context, const char *path, const ddit_params *params, ddit_err *err) {
+static ddit_status inspect_folder(json_t **out, ddit_context *context, const char *path, const ddit_params *params,
+                                  ddit_err *err) {
     const dd_allocator *a = &context->allocator;
     if (!has_file(a, path, "model_index.json") && dd_inspect_weight_folder(out, a, path, NULL) == DDIT_OK) return DDIT_OK;
     return dd_inspect_model(out, context, path, params, err);
@@ -48,8 +49,8 @@ ddit_status ddit_inspect(char **json, ddit_context *context, const char *path, c
     *json = NULL;
     if (!path) return dd_fail(err, DDIT_ERR_ARGUMENT, "no path was given");
     if (params && params->struct_size != sizeof *params)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "parameters of %zu bytes, expected %zu: call ddit_params_init", params->struct_size,
-                       sizeof *params);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "parameters of %zu bytes, expected %zu: call ddit_params_init",
+                       params->struct_size, sizeof *params);
     DD_TRY(describe(&root, context, path, params, err));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);

@@ -1,4 +1,5 @@
-/* What ddit_inspect is made of: one function per kind of thing, each giving a JSON object that the caller owns. Private to the room. */
+/* What ddit_inspect is made of: one function per kind of thing, each giving a JSON object that the caller owns. Private to
+ * the room. */
 #ifndef DD_PIPELINE_INSPECT_H
 #define DD_PIPELINE_INSPECT_H
 
@@ -9,7 +10,8 @@
 /* Counts of a set of tensors: values, bytes and how many of each dtype. */
 json_t *dd_inspect_weights(const dd_weight_files *files);
 
-/* A safetensors file (adapter files have more to say), any folder or index with weights, a picture of ours. *out is NULL on failure. */
+/* A safetensors file (adapter files have more to say), any folder or index with weights, a picture of ours. *out is NULL on
+ * failure. */
 ddit_status dd_inspect_safetensors(json_t **out, const dd_allocator *a, const char *path, ddit_err *err);
 ddit_status dd_inspect_weight_folder(json_t **out, const dd_allocator *a, const char *path, ddit_err *err);
 ddit_status dd_inspect_picture(json_t **out, const dd_allocator *a, const char *path, ddit_err *err);
@@ -24,9 +26,9 @@ ddit_status dd_inspect_model(json_t **out, ddit_context *context, const char *pa
  * transformer (dit may be NULL). */
 json_t *dd_inspect_memory(const ddit_model *model, const dd_settings *settings, uint64_t weights, uint64_t adapter);
 
-/* Bytes of the transformer's weights and of the adapter's once prepared for a backend with this activation dtype: matrices in it,
- * biases, norms and the embedders of time, guidance and pooled text in float32, modulation weights not at all (a run reads them
- * from the file once). Padding to the engine's tiles is left out. */
+/* Bytes of the transformer's weights and of the adapter's once prepared for a backend with this activation dtype: matrices in
+ * it, biases, norms and the embedders of time, guidance and pooled text in float32, modulation weights not at all (a run reads
+ * them from the file once). Padding to the engine's tiles is left out. */
 uint64_t dd_inspect_prepared_bytes(const dd_weight_files *files, dd_dtype activation);
 uint64_t dd_inspect_adapter_bytes(const dd_adapter *adapter, dd_dtype activation);
 

@@ -47,7 +47,8 @@ ddit_status dd_inspect_weight_folder(json_t **out, const dd_allocator *a, const 
     json_t *root = begin("weights", dd_weight_files_path(files)), *counts = dd_inspect_weights(files), *tensors = json_array();
     json_object_update(root, counts);
     json_decref(counts);
-    for (size_t i = 0; i < dd_weight_files_count(files); i++) json_array_append_new(tensors, tensor_json(dd_weight_files_at(files, i)));
+    for (size_t i = 0; i < dd_weight_files_count(files); i++)
+        json_array_append_new(tensors, tensor_json(dd_weight_files_at(files, i)));
     json_object_set_new(root, "list", tensors);
     dd_weight_files_close(files);
     *out = root;

@@ -75,8 +75,8 @@ static void encode_items(tally *t, const ddit_model *m, const dd_settings *s, ui
     dd_part_bytes t5 = dd_t5_encoder_bytes(&m->config.t5, s->max_sequence_length, act);
     uint64_t text = (uint64_t)s->max_sequence_length * (uint64_t)m->config.t5.d_model + (uint64_t)m->config.clip.hidden_size;
     bool t5_larger = t5.weights + t5.activations >= clip.weights + clip.activations; /* they are loaded one after the other */
-    item(t, t5_larger ? "T5 weights (freed after encoding)" : "CLIP weights (freed after encoding)", t5_larger ? t5.weights : clip.weights,
-         ENCODE);
+    item(t, t5_larger ? "T5 weights (freed after encoding)" : "CLIP weights (freed after encoding)",
+         t5_larger ? t5.weights : clip.weights, ENCODE);
     item(t, t5_larger ? "T5 activations" : "CLIP activations", t5_larger ? t5.activations : clip.activations, ENCODE);
     item(t, "prompt embeddings", branches * text * sizeof(float), ENCODE | DENOISE);
 }
@@ -116,7 +116,8 @@ json_t *dd_inspect_memory(const ddit_model *m, const dd_settings *s, uint64_t we
         if (t.phase[p] > t.phase[peak]) peak = p;
     json_t *phases = json_object();
     for (int p = 0; p < PHASES; p++) json_object_set_new(phases, phase_names[p], json_integer((json_int_t)t.phase[p]));
-    return json_pack("{s:i,s:i,s:i,s:i,s:i,s:s,s:o,s:o,s:s,s:I}", "width", s->width, "height", s->height, "steps", s->steps, "text_tokens",
-                     s->max_sequence_length, "branches", branches, "device", m->context->device, "items", t.items, "phases", phases,
-                     "peak_phase", phase_names[peak], "total", (json_int_t)t.phase[peak]);
+    return json_pack("{s:i,s:i,s:i,s:i,s:i,s:s,s:o,s:o,s:s,s:I}", "width", s->width, "height", s->height, "steps", s->steps,
+                     "text_tokens", s->max_sequence_length, "branches", branches, "device", m->context->device,
+                     "items", t.items,
+                     "phases", phases, "peak_phase", phase_names[peak], "total", (json_int_t)t.phase[peak]);
 }

@@ -7,7 +7,9 @@
 
 #define ADAPTER_NAME "ddit-adapter.safetensors"
 
-static void set(json_t *object, const char *key, int64_t value) { json_object_set_new(object, key, json_integer((json_int_t)value)); }
+static void set(json_t *object, const char *key, int64_t value) {
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
 
 static json_t *transformer_json(const dd_flux_config *c) {
     json_t *d = json_object();
@@ -58,7 +60,8 @@ static json_t *vae_json(const dd_vae_config *c) {
     return d;
 }
 
-/* {"name", "class", "path", "parameters" ..., "dimensions"}: takes `dimensions`. `files` is closed unless the caller wants it. */
+/* {"name", "class", "path", "parameters" ..., "dimensions"}: takes `dimensions`. `files` is closed unless the caller
+ * wants it. */
 static ddit_status add_part(json_t *parts, const ddit_model *m, const char *name, const char *kind, json_t *dimensions,
                             dd_weight_files **keep, ddit_err *err) {
     const dd_allocator *a = &m->context->allocator;
