@@ -7,10 +7,10 @@
  * go through the blocks. Sizes depend on the problem alone.
  */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/cpu_gemm.h"
+#include "backend/cpu/rows.h"
 
 enum {
     KEYS = DD_GEMM_KEYS, /* of a block */
@@ -204,20 +204,34 @@ static void run_task(const attention_job *j, const attention_slice *s, int threa
 
 /* ------------------------------------------------------------------------------------------------ the op */
 
-static void run(const attention_job *j) {
-    int64_t packs = j->heads * j->blocks, tasks = j->heads * ((j->tiles + j->task_tiles - 1) / j->task_tiles);
-    int threads = j->cpu->base.threads;
-    if (j->queries * j->keys * j->heads * j->width < 1 << 19) threads = 1; /* a few microseconds in all */
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        int thread = omp_get_thread_num();
-        attention_slice s;
-        slice_layout(j->engine, j->width, dd_cpu_slice(j->cpu, thread), &s);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < packs; i++) lay_out_keys(j, i);
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t i = 0; i < tasks; i++) run_task(j, &s, thread, i);
+static void keys_task(void *user, int64_t index, int worker) {
+    (void)worker;
+    lay_out_keys(user, index);
+}
+
+static void queries_task(void *user, int64_t index, int worker) {
+    const attention_job *j = user;
+    attention_slice s;
+    slice_layout(j->engine, j->width, dd_cpu_slice(j->cpu, worker), &s);
+    run_task(j, &s, worker, index);
+}
+
+/* A whole head, when it is small: its K and V stay in the cache of the thread that laid them out. */
+static void head_task(void *user, int64_t head, int worker) {
+    const attention_job *j = user;
+    for (int64_t block = 0; block < j->blocks; block++) lay_out_keys(j, head * j->blocks + block);
+    queries_task(user, head, worker);
+}
+
+static void run(attention_job *j) {
+    if (j->tiles <= TILES && j->heads >= j->cpu->base.threads) {
+        j->task_tiles = j->tiles;
+        dd_cpu_run(j->cpu, j->heads, head_task, j);
+        return;
     }
+    int64_t packs = j->heads * j->blocks, tasks = j->heads * ((j->tiles + j->task_tiles - 1) / j->task_tiles);
+    dd_cpu_run(j->cpu, packs, keys_task, j);
+    dd_cpu_run(j->cpu, tasks, queries_task, j);
 }
 
 ddit_status dd_cpu_attention(dd_backend *b, const dd_attention_args *a, ddit_err *err) {

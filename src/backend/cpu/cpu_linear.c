@@ -1,10 +1,10 @@
 /* linear: tasks of (row block, group of column blocks). A task lays its rows out once, then for every column block multiplies,
  * adds the overlays and finishes the tile while it is in the L1 cache.
  */
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/cpu_gemm.h"
+#include "backend/cpu/rows.h"
 
 enum {
     MAX_LORA = 8,
@@ -21,8 +21,9 @@ typedef struct linear_job {
     int64_t group_cols, groups;       /* columns of a task, a multiple of the engine's */
 } linear_job;
 
-/* A thread's slice. */
+/* A thread's slice, and at its head this. */
 typedef struct linear_slice {
+    int64_t block;           /* the row block that is laid out, or -1 */
     char *rows;              /* the A block */
     float *c;
     void *low;               /* x down^T of one overlay, [rows, rank] */
@@ -34,7 +35,7 @@ static size_t c_bytes(const dd_gemm_engine *e) {
 }
 
 size_t dd_cpu_linear_scratch(const dd_gemm_engine *e, int64_t k, int64_t ranks) {
-    size_t bytes = dd_cpu_align(e->a_bytes(e->rows, k)) + dd_cpu_align(c_bytes(e));
+    size_t bytes = dd_cpu_align(sizeof(linear_slice)) + dd_cpu_align(e->a_bytes(e->rows, k)) + dd_cpu_align(c_bytes(e));
     if (ranks > 0) {
         bytes += dd_cpu_align((size_t)e->rows * (size_t)ranks * sizeof(float));
         /* every overlay rounds up by itself */
@@ -51,10 +52,13 @@ static int64_t lora_ranks(const dd_linear_args *a) {
     return ranks;
 }
 
+static linear_slice *slice_memory(const dd_cpu *cpu, int thread) { return (linear_slice *)(void *)dd_cpu_slice(cpu, thread); }
+
 static linear_slice slice_of(const linear_job *j, int thread) {
     const dd_gemm_engine *e = j->w->engine;
     char *at = dd_cpu_slice(j->cpu, thread);
-    linear_slice s = {.rows = at};
+    at += dd_cpu_align(sizeof(linear_slice));
+    linear_slice s = {.block = -1, .rows = at};
     at += dd_cpu_align(e->a_bytes(e->rows, j->k));
     s.c = (float *)at;
     at += dd_cpu_align(c_bytes(e));
@@ -173,24 +177,20 @@ static void divide(linear_job *j) {
     j->groups = (j->n + j->group_cols - 1) / j->group_cols;
 }
 
-static void run(const linear_job *j) {
-    int64_t tasks = j->row_blocks * j->groups;
-    /* All threads or one: teams of changing size make libgomp end and start threads. */
-    int threads = tasks > 1 ? j->cpu->base.threads : 1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        int thread = omp_get_thread_num();
-        linear_slice s = slice_of(j, thread);
-        int64_t laid_out = -1;
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < tasks; t++) {
-            int64_t block = t / j->groups, row = block * j->block_rows;
-            int m = (int)(j->m - row < j->block_rows ? j->m - row : j->block_rows);
-            if (block != laid_out) lay_out_rows(j, &s, thread, row, m);
-            laid_out = block;
-            run_task(j, &s, thread, row, m, t % j->groups);
-        }
-    }
+/* A worker keeps its row block laid out from one task to the next. */
+static void task(void *user, int64_t t, int worker) {
+    const linear_job *j = user;
+    linear_slice *s = slice_memory(j->cpu, worker);
+    int64_t block = t / j->groups, row = block * j->block_rows;
+    int m = (int)(j->m - row < j->block_rows ? j->m - row : j->block_rows);
+    if (block != s->block) lay_out_rows(j, s, worker, row, m);
+    s->block = block;
+    run_task(j, s, worker, row, m, t % j->groups);
+}
+
+static void run(linear_job *j) {
+    for (int i = 0; i < j->cpu->base.threads; i++) *slice_memory(j->cpu, i) = slice_of(j, i);
+    dd_cpu_run(j->cpu, j->row_blocks * j->groups, task, j);
 }
 
 ddit_status dd_cpu_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err) {
