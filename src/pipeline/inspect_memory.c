@@ -118,6 +118,5 @@ json_t *dd_inspect_memory(const ddit_model *m, const dd_settings *s, uint64_t we
     for (int p = 0; p < PHASES; p++) json_object_set_new(phases, phase_names[p], json_integer((json_int_t)t.phase[p]));
     return json_pack("{s:i,s:i,s:i,s:i,s:i,s:s,s:o,s:o,s:s,s:I}", "width", s->width, "height", s->height, "steps", s->steps,
                      "text_tokens", s->max_sequence_length, "branches", branches, "device", m->context->device,
-                     "items", t.items,
-                     "phases", phases, "peak_phase", phase_names[peak], "total", (json_int_t)t.phase[peak]);
+                     "items", t.items, "phases", phases, "peak_phase", phase_names[peak], "total", (json_int_t)t.phase[peak]);
 }
