@@ -17,7 +17,8 @@ static json_t *result_json(int factor, const dd_bench_result *r, const dd_bench_
     return json_pack("{s:i,s:{s:i,s:i},s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "factor", factor, "tokens", "text",
                      r->text_tokens, "image", r->image_tokens, "seconds", r->seconds, "seconds_best", r->best, "linear",
                      r->linear, "attention", r->attention, "rest", r->rest, "gflop", r->flops * 1e-9,
-                     "gflop_per_second", rate * 1e-9, "share_of_gemm", rate / gemm, "token_share", (double)tokens / base_tokens, "cost_share", r->cost_share);
+                     "gflop_per_second", rate * 1e-9, "share_of_gemm", rate / gemm, "token_share",
+                     (double)tokens / base_tokens, "cost_share", r->cost_share);
 }
 
 static json_t *report(const ddit_context *context, const char *what, const dd_bench_case *c, int width, int height,
