@@ -1,5 +1,5 @@
-/* The tiny FLUX transformer of tests/golden on one backend, for tests of dit and sample. Everything it holds comes from a counting
- * allocator. */
+/* The tiny FLUX transformer of tests/golden on one backend, for tests of dit and sample. Everything it holds comes from a
+ * counting allocator. */
 #ifndef DD_TEST_DIT_TEST_H
 #define DD_TEST_DIT_TEST_H
 

@@ -125,8 +125,8 @@ static void check_order(dd_test *t, tiny_model *m, tiny_kind kind) {
         DD_OK(t, velocity(&r, 0, b, &t->err));
         double off = dd_test_rel_l2(b, a, r.count), worst = dd_test_max_abs(a, b, r.count) / largest;
         if (!(off < 1e-6 && worst < 1e-6))
-            dd_test_fail(t, __FILE__, __LINE__, "%s: another order of cells changes velocities by %.2e (worst %.2e)", kind.name, off,
-                         worst);
+            dd_test_fail(t, __FILE__, __LINE__, "%s: another order of cells changes velocities by %.2e (worst %.2e)",
+                         kind.name, off, worst);
     }
     free(a);
     free(b);

@@ -90,7 +90,8 @@ static inline json_t *trace_of(ddit_session *s) {
 }
 
 static inline size_t latent_count(const ddit_session *s) {
-    return (size_t)s->model->config.transformer.latent_channels * (size_t)s->settings.latent_height * (size_t)s->settings.latent_width;
+    const dd_settings *v = &s->settings;
+    return (size_t)s->model->config.transformer.latent_channels * (size_t)v->latent_height * (size_t)v->latent_width;
 }
 
 static inline bool same_latent(const ddit_session *a, const ddit_session *b) {

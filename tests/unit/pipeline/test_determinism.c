@@ -1,5 +1,5 @@
-/* The same machine, seed and parameters give the same bytes for any number of threads (design 8): final latents and pictures for
- * 1, 2 and 3 threads. bench/determinism.sh does it with the program, full runs, five times each. */
+/* The same machine, seed and parameters give the same bytes for any number of threads (design 8): final latents and pictures
+ * for 1, 2 and 3 threads. bench/determinism.sh does it with the program, full runs, five times each. */
 #include <sys/stat.h>
 
 #include "unit/pipeline/pipeline_test.h"
@@ -18,8 +18,8 @@ static void note_layouts(const ddit_session *s, result *r) {
     const dd_step_record *records = dd_sampler_records(s->sampler, &count);
     size_t used = 0;
     for (int k = 0; k < count && used < sizeof r->layouts; k++)
-        used += (size_t)snprintf(r->layouts + used, sizeof r->layouts - used, "%d %d %d; ", records[k].cells[0], records[k].cells[1],
-                                 records[k].cells[2]);
+        used += (size_t)snprintf(r->layouts + used, sizeof r->layouts - used, "%d %d %d; ", records[k].cells[0],
+                                 records[k].cells[1], records[k].cells[2]);
 }
 
 static ddit_status run(result *r, ddit_model *model, const ddit_params *p, ddit_err *err) {
@@ -58,7 +58,9 @@ static void check_same(dd_test *t, const opened *with, const ddit_params *p) {
             continue;
         }
         bool same = status == DDIT_OK && first.latent && memcmp(first.latent, r.latent, r.count * sizeof(float)) == 0;
-        if (!same) dd_test_fail(t, __FILE__, __LINE__, "%dx%d %s: latents of 1 and %d threads differ", p->width, p->height, p->patch, i + 1);
+        if (!same)
+            dd_test_fail(t, __FILE__, __LINE__, "%dx%d %s: latents of 1 and %d threads differ", p->width, p->height, p->patch,
+                         i + 1);
         DD_CHECK(t, !same || !r.image || ddit_image_psnr(first.image, r.image) == INFINITY);
         free_result(&r);
     }
@@ -66,7 +68,8 @@ static void check_same(dd_test *t, const opened *with, const ddit_params *p) {
 }
 
 /* Opens the model for each number of threads; the caller closes what was opened. */
-static ddit_status open_each(opened with[THREADS], const char *precision, const char *model, const char *adapter, ddit_err *err) {
+static ddit_status open_each(opened with[THREADS], const char *precision, const char *model, const char *adapter,
+                             ddit_err *err) {
     for (int i = 0; i < THREADS; i++) with[i] = (opened){0};
     for (int i = 0; i < THREADS; i++) {
         DD_TRY(open_context(&with[i], "cpu", precision, i + 1, err));

@@ -79,12 +79,14 @@ static void check_failure(dd_test *t, journey *j, size_t n, bool all_later) {
     t->err = (ddit_err){0};
     ddit_status status = way(j, &t->err);
     if (status != DDIT_ERR_NO_MEMORY || t->err.code != status || !strstr(t->err.text, "out of memory"))
-        dd_test_fail(t, __FILE__, __LINE__, "allocation %zu%s -> %d: %s", n, all_later ? " and later" : "", status, t->err.text);
+        dd_test_fail(t, __FILE__, __LINE__, "allocation %zu%s -> %d: %s", n, all_later ? " and later" : "", status,
+                     t->err.text);
     j->memory.fail_at = 0;
     DD_CHECK(t, (status != DDIT_OK && !j->image) || j->session);
     close_journey(j);
     if (j->memory.live)
-        dd_test_fail(t, __FILE__, __LINE__, "allocation %zu%s: %zu blocks are still held", n, all_later ? " and later" : "", j->memory.live);
+        dd_test_fail(t, __FILE__, __LINE__, "allocation %zu%s: %zu blocks are still held", n, all_later ? " and later" : "",
+                     j->memory.live);
     j->memory.live = 0;
 }
 

@@ -1,4 +1,4 @@
-/* Sessions from outside: order of calls, progress and cancelling, what a run leaves behind (trace, picture, latents), replay. */
+/* Sessions from outside: order of calls, progress, cancelling, what a run leaves behind (trace, picture, latents), replay. */
 #include "media/png.h"
 #include "unit/pipeline/pipeline_test.h"
 
@@ -27,7 +27,8 @@ static void nothing_before_a_run(dd_test *t) {
     DD_NEED_OK(t, ddit_session_create(&s, o.model, &p, &t->err));
     DD_FAILS(t, ddit_session_decode(s, &image, &t->err), DDIT_ERR_ARGUMENT, "has not been run to its end");
     DD_CHECK(t, image == NULL);
-    DD_FAILS(t, ddit_session_save_latent(s, "/tmp/never.safetensors", &t->err), DDIT_ERR_ARGUMENT, "has not been run to its end");
+    DD_FAILS(t, ddit_session_save_latent(s, "/tmp/never.safetensors", &t->err), DDIT_ERR_ARGUMENT,
+             "has not been run to its end");
     DD_CHECK(t, access("/tmp/never.safetensors", F_OK) != 0);
     json_t *trace = trace_of(s); /* the values a run would have */
     DD_CHECK(t, json_is_null(json_object_get(trace, "schedule")) && json_array_size(json_object_get(trace, "steps")) == 0);
@@ -50,7 +51,8 @@ static int hear(void *user, const ddit_progress *p) {
     snprintf(h->phases + used, sizeof h->phases - used, "%c", p->phase[0]);
     if (p->phase[1] == 'e' && p->phase[2] == 'n') { /* denoise */
         static const int cells[7] = {0, 24, 24, 6, 6, 2, 24}; /* 64 x 96: 4 x 6 base cells; factor 4 hangs over the edge */
-        h->wrong += p->steps != 6 || p->image_tokens != cells[p->step] || p->text_tokens != 16 || !(p->sigma > 0 && p->sigma <= 1);
+        h->wrong += p->steps != 6 || p->image_tokens != cells[p->step] || p->text_tokens != 16;
+        h->wrong += !(p->sigma > 0 && p->sigma <= 1);
         h->wrong += p->seconds < 0 || p->seconds_left < 0 || (p->step == 6 && p->seconds_left != 0);
         h->wrong += p->cells[0] + p->cells[1] + p->cells[2] != p->image_tokens;
     } else h->wrong += p->step != 0 || p->steps != 0;
@@ -179,8 +181,9 @@ static void check_trace(dd_test *t, ddit_session *s) {
     json_t *trace = trace_of(s);
     DD_NEED(t, trace != NULL);
     /* the keys of the design, then those that came later */
-    KEYS(t, trace, "trace", "format", "version", "model", "adapter", "prompt", "seed", "width", "height", "guidance", "cfg_scale", "policy",
-         "coarse", "schedule", "phases", "steps", "negative_prompt", "noise_file", "max_sequence_length", "precision", "device");
+    KEYS(t, trace, "trace", "format", "version", "model", "adapter", "prompt", "seed", "width", "height", "guidance",
+         "cfg_scale", "policy", "coarse", "schedule", "phases", "steps", "negative_prompt", "noise_file", "max_sequence_length",
+         "precision", "device");
     KEYS(t, json_object_get(trace, "policy"), "policy", "name", "tau", "tau_effective", "rho", "order", "sigma_min");
     DD_CHECK(t, json_real_value(json_object_get(json_object_get(trace, "policy"), "rho")) == 0.4); /* not 0.40000000596 */
     KEYS(t, json_object_get(trace, "phases"), "phases", "encode", "prepare", "denoise", "decode");
@@ -191,7 +194,8 @@ static void check_trace(dd_test *t, ddit_session *s) {
     const json_t *steps = json_object_get(trace, "steps");
     DD_CHECK(t, (int)json_array_size(steps) == count && count == 6);
     for (int k = 0; k < count; k++) {
-        const json_t *step = json_array_get(steps, (size_t)k), *cells = json_object_get(step, "cells"), *stat = json_object_get(step, "stat");
+        const json_t *step = json_array_get(steps, (size_t)k);
+        const json_t *cells = json_object_get(step, "cells"), *stat = json_object_get(step, "stat");
         KEYS(t, step, "step", "index", "sigma", "sigma_next", "stat", "cells", "layout", "tokens", "cached", "seconds");
         KEYS(t, cells, "cells", "1", "2", "4");
         KEYS(t, stat, "stat", "2", "4");
@@ -226,7 +230,8 @@ static bool is_mixed(const ddit_session *s) {
     return false;
 }
 
-static void check_replay(dd_test *t, ddit_model *model, const ddit_params *p, const ddit_session *want, scratch *dir, const char *name) {
+static void check_replay(dd_test *t, ddit_model *model, const ddit_params *p, const ddit_session *want, scratch *dir,
+                         const char *name) {
     ddit_params again = *p;
     char at[160];
     ddit_session *s;
@@ -239,7 +244,8 @@ static void check_replay(dd_test *t, ddit_model *model, const ddit_params *p, co
     DD_CHECK(t, same_latent(s, want) && is_mixed(s));
     ddit_session_free(s);
     again.width = 192; /* mixed layouts belong to a size */
-    DD_FAILS(t, ddit_session_create(&s, model, &again, &t->err), DDIT_ERR_MISMATCH, "does not fit a latent of 8 x 12 base cells");
+    DD_FAILS(t, ddit_session_create(&s, model, &again, &t->err), DDIT_ERR_MISMATCH,
+             "does not fit a latent of 8 x 12 base cells");
 }
 
 static void region_runs_can_be_replayed(dd_test *t) {
@@ -289,7 +295,8 @@ static void pictures_say_how_they_were_made(dd_test *t) {
     DD_NEED_OK(t, dd_png_read_info(&info, &dd_allocator_libc, dir.path, &t->err));
     DD_CHECK(t, info.width == 96 && info.height == 64 && info.count == 2);
     const char *parameters = dd_png_info_find(&info, "parameters"), *metadata = dd_png_info_find(&info, "ddit");
-    DD_CHECK(t, parameters && strstr(parameters, "red apple\nNegative prompt: blurry\nSteps: 6, Sampler: Euler, CFG scale: 2, "));
+    DD_CHECK(t, parameters &&
+             strstr(parameters, "red apple\nNegative prompt: blurry\nSteps: 6, Sampler: Euler, CFG scale: 2, "));
     DD_CHECK(t, parameters && strstr(parameters, "Seed: 7, Size: 96x64, Patch schedule: 1x2,2x3,4x1"));
     json_t *json = json_loads(metadata ? metadata : "", 0, NULL);
     DD_CHECK(t, json && strcmp(json_string_value(json_object_get(json, "schedule")), "1x2,2x3,4x1") == 0);
@@ -322,9 +329,11 @@ static void latents_are_saved(dd_test *t) {
         DD_OK(t, ddit_session_save_latent(s, scratch_path(&dir, "latent"), &t->err));
         DD_NEED_OK(t, dd_safetensors_open(&file, &dd_allocator_libc, dir.path, &t->err));
         const dd_tensor_entry *noise = dd_safetensors_find(file, "noise"), *final = dd_safetensors_find(file, "latent");
-        DD_CHECK(t, dd_safetensors_count(file) == (keep ? 14u : 2u) && noise && final && final->rank == 3 && final->shape[2] == 12);
+        DD_CHECK(t, dd_safetensors_count(file) == (keep ? 14u : 2u) && noise && final && final->rank == 3 &&
+                 final->shape[2] == 12);
         DD_CHECK(t, memcmp(final->data, dd_sampler_latent(s->sampler).data, final->bytes) == 0);
-        const dd_tensor_entry *first = dd_safetensors_find(file, "step.0.latent"), *last = dd_safetensors_find(file, "step.5.velocity");
+        const dd_tensor_entry *first = dd_safetensors_find(file, "step.0.latent");
+        const dd_tensor_entry *last = dd_safetensors_find(file, "step.5.velocity");
         DD_CHECK(t, keep ? first && last && memcmp(first->data, noise->data, noise->bytes) == 0 : !first && !last);
         dd_safetensors_close(file);
         DD_FAILS(t, ddit_session_save_latent(s, "/tmp/no/such/folder/x", &t->err), DDIT_ERR_OUTPUT_PATH, NULL);

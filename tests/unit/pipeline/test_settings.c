@@ -73,13 +73,15 @@ static void prompts(dd_test *t) {
 static void policies(dd_test *t) {
     opened o;
     DD_NEED_OK(t, open_tiny(&o, "tests/golden/adapter/adapter_linear.safetensors", &t->err));
-    REFUSED(t, &o, p.patch = "sometimes", DDIT_ERR_ARGUMENT, "patch (off, auto, region, a schedule such as 1x3,2x20, or @FILE)");
+    REFUSED(t, &o, p.patch = "sometimes", DDIT_ERR_ARGUMENT,
+            "patch (off, auto, region, a schedule such as 1x3,2x20, or @FILE)");
     REFUSED(t, &o, p.patch = "", DDIT_ERR_ARGUMENT, "found the end");
     REFUSED(t, &o, p.patch = "1x3,5x3", DDIT_ERR_ARGUMENT, "character 5: found factor 5, expected 1, 2 or 4");
     REFUSED(t, &o, p.patch = "1x0,1x6", DDIT_ERR_ARGUMENT, "0 steps");
     REFUSED(t, &o, p.patch = "1x3,2x4", DDIT_ERR_ARGUMENT, "the schedule has 7 steps, but 6 were asked for");
     REFUSED(t, &o, (p.patch = "1x600,1x500", p.steps = 0), DDIT_ERR_ARGUMENT, "more than 1000 steps");
-    REFUSED(t, &o, p.patch = "1x3,4x3", DDIT_ERR_ARGUMENT, "step 3 of the schedule has factor 4, which the adapter tests/golden");
+    REFUSED(t, &o, p.patch = "1x3,4x3", DDIT_ERR_ARGUMENT,
+            "step 3 of the schedule has factor 4, which the adapter tests/golden");
     REFUSED(t, &o, p.coarse = "both", DDIT_ERR_ARGUMENT, "coarse is \"both\", expected adapter or free");
     REFUSED(t, &o, (p.coarse = "free", p.patch = "region"), DDIT_ERR_ARGUMENT, "region mixes sizes");
     REFUSED(t, &o, (p.coarse = "free", p.patch = "1x3,4x3"), DDIT_ERR_ARGUMENT, "multiples of 64, found 96 x 64");
@@ -109,11 +111,14 @@ static void files_to_replay(dd_test *t) {
         {"{\"steps\": 3}", "expected a trace with \"steps\"", DDIT_ERR_FORMAT},
         {"{\"steps\": []}", "found 0", DDIT_ERR_FORMAT},
         {"{\"steps\": [1]}", "step 0 has no object \"cells\"", DDIT_ERR_FORMAT},
-        {"{\"steps\": [{\"cells\": {\"1\": 24}}, {\"cells\": {\"1\": -3}}]}", "step 1: cells \"1\" is no count", DDIT_ERR_FORMAT},
+        {"{\"steps\": [{\"cells\": {\"1\": 24}}, {\"cells\": {\"1\": -3}}]}", "step 1: cells \"1\" is no count",
+         DDIT_ERR_FORMAT},
         {"{\"steps\": [{\"cells\": {\"1\": 2.5}}]}", "is no count", DDIT_ERR_FORMAT},
         {"{\"steps\": [{\"cells\": {\"1\": 4, \"2\": 5}}]}", "exactly one factor", DDIT_ERR_FORMAT},
-        {"{\"steps\": [{\"cells\": {\"1\": 4}, \"layout\": \"(1111)x\"}]}", "found 'x', expected '4' or '('", DDIT_ERR_MISMATCH},
-        {"{\"steps\": [{\"cells\": {\"1\": 4}, \"layout\": \"4\"}]}", "does not fit a latent of 4 x 6 base cells", DDIT_ERR_MISMATCH},
+        {"{\"steps\": [{\"cells\": {\"1\": 4}, \"layout\": \"(1111)x\"}]}", "found 'x', expected '4' or '('",
+         DDIT_ERR_MISMATCH},
+        {"{\"steps\": [{\"cells\": {\"1\": 4}, \"layout\": \"4\"}]}", "does not fit a latent of 4 x 6 base cells",
+         DDIT_ERR_MISMATCH},
         {"{\"steps\": [{\"cells\": {\"1\": 4}, \"layout\": \"44\"}]}", "hangs over the edge", DDIT_ERR_MISMATCH},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -154,11 +159,13 @@ static void noise_files(dd_test *t) {
     DD_NEED_OK(t, open_tiny(&o, "none", &t->err));
     REFUSED(t, &o, p.noise_file = scratch_path(&dir, "noise"), DDIT_ERR_NOT_FOUND, "noise");
     write_noise(&dir, "noise", 16, 12, 8, 0);
-    REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_MISMATCH, "tensor \"noise\" is [16, 12, 8], expected [16, 8, 12] for 96 x 64 pixels");
+    REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_MISMATCH,
+            "tensor \"noise\" is [16, 12, 8], expected [16, 8, 12] for 96 x 64 pixels");
     write_noise(&dir, "random", 16, 8, 12, 0);
     REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_FORMAT, "neither a tensor \"noise\" nor \"latent\"");
     write_noise(&dir, "latent", 16, 8, 12, NAN);
-    REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_FORMAT, "tensor \"latent\" holds a value that is not a finite number at 1535");
+    REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_FORMAT,
+            "tensor \"latent\" holds a value that is not a finite number at 1535");
     write_noise(&dir, "latent", 16, 8, 12, INFINITY);
     REFUSED(t, &o, p.noise_file = dir.path, DDIT_ERR_FORMAT, "finite");
     write_noise(&dir, "latent", 16, 8, 12, 0);
@@ -211,9 +218,11 @@ static void models(dd_test *t) {
     DD_CHECK(t, m == NULL);
     DD_FAILS(t, ddit_model_open(&m, o.context, "tests/golden/nowhere", NULL, &t->err), DDIT_ERR_NOT_FOUND, "nowhere");
     DD_FAILS(t, ddit_model_open(&m, o.context, "tests/golden", NULL, &t->err), DDIT_ERR_NOT_FOUND, "model_index.json");
-    DD_FAILS(t, ddit_model_open(&m, o.context, TINY_MODEL "/vae/config.json", NULL, &t->err), DDIT_ERR_FORMAT, "expected a model folder");
+    DD_FAILS(t, ddit_model_open(&m, o.context, TINY_MODEL "/vae/config.json", NULL, &t->err), DDIT_ERR_FORMAT,
+             "expected a model folder");
     DD_FAILS(t, ddit_model_open(&m, o.context, TINY_MODEL, "nowhere.safetensors", &t->err), DDIT_ERR_NOT_FOUND, "nowhere");
-    DD_FAILS(t, ddit_model_open(&m, o.context, TINY_MODEL, TINY_MODEL "/vae/diffusion_pytorch_model.safetensors", &t->err), DDIT_ERR_FORMAT,
+    DD_FAILS(t, ddit_model_open(&m, o.context, TINY_MODEL, TINY_MODEL "/vae/diffusion_pytorch_model.safetensors", &t->err),
+             DDIT_ERR_FORMAT,
              NULL);
     DD_FAILS(t, ddit_model_open(&m, o.context, "tests/golden/flux_head64", TINY_ADAPTER, &t->err), DDIT_ERR_MISMATCH, "hidden");
     DD_CHECK(t, m == NULL && o.context->children == 0);

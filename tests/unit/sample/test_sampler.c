@@ -1,4 +1,5 @@
-/* The step loop: memory, cancelling, history, records, kept latents, guidance with two branches, and what must give the same bytes. */
+/* The step loop: memory, cancelling, history, records, kept latents, guidance with two branches, and what must be the same
+ * bytes. */
 #include "unit/sample/sampler_test.h"
 
 typedef struct watcher {
@@ -54,7 +55,8 @@ static void check_loop(dd_test *t, tiny_model *m, const dd_sampler_params *p, co
         DD_OK(t, dd_sampler_run(s, noise, watch, &w, &t->err));
         DD_CHECK(t, w.calls == p->steps && w.at_last == w.at_first);
         if (m->memory.total != before)
-            dd_test_fail(t, __FILE__, __LINE__, "%s %s: the run made %zu allocations", kind.name, what, m->memory.total - before);
+            dd_test_fail(t, __FILE__, __LINE__, "%s %s: the run made %zu allocations", kind.name, what,
+                         m->memory.total - before);
     }
     dd_sampler_free(s);
     free(noise);
@@ -131,7 +133,8 @@ static void check_history(dd_test *t, tiny_model *m, tiny_kind kind) {
         DD_CHECK(t, memcmp(fresh[which], tiny_latent(s), tiny_values() * sizeof(float)) == 0);
         const dd_step_record *records = dd_sampler_records(s, &count);
         for (int k = 0; k < p.policy.order; k++) /* an empty history is no statistic and factor 1 */
-            DD_CHECK(t, isnan(records[k].stat[1]) && isnan(records[k].stat[2]) && records[k].cells[1] + records[k].cells[2] == 0);
+            DD_CHECK(t, isnan(records[k].stat[1]) && isnan(records[k].stat[2]) &&
+                     records[k].cells[1] + records[k].cells[2] == 0);
     }
     dd_sampler_free(s);
     for (int i = 0; i < 2; i++) {
@@ -166,7 +169,8 @@ static void check_records(dd_test *t, tiny_model *m, tiny_kind kind) {
         DD_CHECK(t, r[k].index == k && r[k].sigma == levels->sigma[k] && r[k].sigma_next == levels->sigma[k + 1]);
         DD_CHECK(t, memcmp(r[k].cells, want, sizeof r[k].cells) == 0 && r[k].layout == NULL && r[k].seconds > 0);
         DD_CHECK(t, r[k].image_tokens == want[0] + want[1] + want[2] && r[k].text_tokens == (expected[k] ? 7 : TINY_TEXT));
-        DD_CHECK(t, isnan(r[k].stat[1]) == (k < 3) && isnan(r[k].stat[2]) == (k < 3)); /* statistics are traced with schedules too */
+        /* statistics are traced with schedules too */
+        DD_CHECK(t, isnan(r[k].stat[1]) == (k < 3) && isnan(r[k].stat[2]) == (k < 3));
     }
     DD_CHECK(t, memcmp(dd_sampler_kept_latent(s, 0), noise, tiny_values() * sizeof *noise) == 0);
     dd_sampler_free(s);

@@ -1,5 +1,6 @@
-/* Every decision of auto (orders 1-3) and region, made again from the kept latents by a plain computation that shares nothing with
- * ddit's: float32 differences, two-pass deviations in float64, a sorted quantile, the rule and the region tree as the design says. */
+/* Every decision of auto (orders 1-3) and region, made again from the kept latents by a plain computation that shares
+ * nothing with ddit's: float32 differences, two-pass deviations in float64, a sorted quantile, the rule and the region tree as
+ * the design says. */
 #include "unit/sample/sampler_test.h"
 
 /* Deviation over channels of the n x n block of D at (row, col): D is the difference of `order` of the latents at step k. */
@@ -52,7 +53,8 @@ static void check_auto(dd_test *t, const dd_sampler *s, const dd_sampler_params 
         for (int f = 2; f > 0 && k >= p->policy.order; f--) {
             double stat = statistic(s, k, p->policy.order, dd_factor_at(f), p->policy.rho);
             if (fabs(stat / (double)r[k].stat[f] - 1) > 1e-5)
-                dd_test_fail(t, __FILE__, __LINE__, "step %d factor %d: statistic %.9g, recorded %.9g", k, dd_factor_at(f), stat, (double)r[k].stat[f]);
+                dd_test_fail(t, __FILE__, __LINE__, "step %d factor %d: statistic %.9g, recorded %.9g", k, dd_factor_at(f),
+                             stat, (double)r[k].stat[f]);
             if (want || (double)r[k].sigma < p->policy.sigma_min[f]) continue;
             if (near_tau(stat, tau)) sure = false;
             if (stat < tau) want = f;
@@ -62,7 +64,8 @@ static void check_auto(dd_test *t, const dd_sampler *s, const dd_sampler_params 
     }
 }
 
-static char *write_block(const dd_sampler *s, int k, const dd_sampler_params *p, const bool open[3], int row, int col, char *out, bool *sure) {
+static char *write_block(const dd_sampler *s, int k, const dd_sampler_params *p, const bool open[3], int row, int col,
+                         char *out, bool *sure) {
     double tau = p->policy.tau;
     double four = open[2] ? block_std(s, k, p->policy.order, 8, row, col) : INFINITY;
     if (near_tau(four, tau)) *sure = false;
@@ -88,16 +91,19 @@ static void check_region(dd_test *t, const dd_sampler *s, const dd_sampler_param
     DD_NEED_OK(t, dd_layout_init(&layout, &dd_allocator_libc, (dd_grid){TINY_H / 2, TINY_W / 2, 2}, &t->err));
     for (int k = 0; k < count; k++) {
         bool sure = true, open[3] = {true};
-        for (int f = 1; f < 3; f++) open[f] = k >= p->policy.order && (double)r[k].sigma >= p->policy.sigma_min[f] && p->policy.allowed[f];
+        for (int f = 1; f < 3; f++)
+            open[f] = k >= p->policy.order && (double)r[k].sigma >= p->policy.sigma_min[f] && p->policy.allowed[f];
         char *at = want;
-        for (int b = 0; b < TINY_H / 8 * (TINY_W / 8); b++) at = write_block(s, k, p, open, b / (TINY_W / 8), b % (TINY_W / 8), at, &sure);
+        for (int row = 0; row < TINY_H / 8; row++)
+            for (int col = 0; col < TINY_W / 8; col++) at = write_block(s, k, p, open, row, col, at, &sure);
         *at = '\0';
         if (r[k].layout) snprintf(got, sizeof got, "%s", r[k].layout);
         else {
             dd_layout_set_uniform(&layout, r[k].cells[0] ? 1 : r[k].cells[1] ? 2 : 4);
             dd_layout_to_string(&layout, got);
         }
-        if (sure && strcmp(want, got) != 0) dd_test_fail(t, __FILE__, __LINE__, "step %d: layout %s, recorded %s", k, want, got);
+        if (sure && strcmp(want, got) != 0)
+            dd_test_fail(t, __FILE__, __LINE__, "step %d: layout %s, recorded %s", k, want, got);
         for (int f = 0; f < 3; f++) seen->factor[f] += r[k].cells[f];
     }
     dd_layout_deinit(&layout);
@@ -145,7 +151,8 @@ static void decisions_are_those_of_the_design(dd_test *t) {
         free(noise);
     }
     if (getenv("DD_SHOW"))
-        for (int i = 0; i < 2; i++) printf("%s: %d %d %d\n", i ? "region" : "auto", seen[i].factor[0], seen[i].factor[1], seen[i].factor[2]);
+        for (int i = 0; i < 2; i++)
+            printf("%s: %d %d %d\n", i ? "region" : "auto", seen[i].factor[0], seen[i].factor[1], seen[i].factor[2]);
     for (int i = 0; i < 2; i++) DD_CHECK(t, seen[i].factor[0] > 0 && seen[i].factor[1] > 0 && seen[i].factor[2] > 0);
     DD_CHECK(t, tiny_close(&m));
 }
