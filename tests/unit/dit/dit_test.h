@@ -40,7 +40,7 @@ static inline ddit_status tiny_open(tiny_model *m, tiny_kind kind, const char *a
     const char *folder = "tests/golden/flux_head32";
     *m = (tiny_model){0};
     dd_test_allocator_init(&m->memory);
-    DD_TRY(dd_backend_open(&m->b, kind.name, kind.precision, 1, &m->memory.allocator, err));
+    DD_TRY(dd_backend_open(&m->b, kind.name, kind.precision, 2, &m->memory.allocator, err));
     DD_TRY(dd_model_folder_read(&m->config, &m->memory.allocator, folder, err));
     DD_TRY(dd_weight_files_open(&m->files, &m->memory.allocator, "tests/golden/flux_head32/transformer", err));
     DD_TRY(dd_flux_dit_open(&m->dit, m->b, &m->config.transformer, m->files, err));
