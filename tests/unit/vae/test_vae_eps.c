@@ -1,5 +1,5 @@
-/* The group norms' eps. No picture of 8 bits shows whether it is diffusers' 1e-6 or PyTorch's default of 1e-5 (in the tiny models
- * of the goldens the difference is below half a grey level), so this test looks at the calls themselves. */
+/* The group norms' eps. No picture of 8 bits shows whether it is diffusers' 1e-6 or PyTorch's default of 1e-5 (in our
+ * tiny models the difference is below half a grey level), so this test looks at the calls themselves. */
 #include "backend/registry.h"
 #include "harness.h"
 #include "vae/flux_vae.h"
