@@ -104,6 +104,8 @@ typedef struct ddit_params {
     int order;                   /* 1..3; 0: the adapter's, else 3 */
     const char *sigma_min;       /* "2:0.3,4:0.9", "none"; NULL: the adapter's */
     const char *coarse;          /* "adapter" or "free"; NULL: adapter if one is loaded */
+    int anchor;                  /* anchored coarse steps: most steps that one measured correction serves, 0..1000; 0: none;
+                                  * -1: the adapter's, else none (docs/method.md) */
     const char *noise_file;      /* safetensors file that replaces the seed's noise; NULL */
     int keep_steps;              /* keep latents and velocities of all steps for ddit_session_save_latent */
     /* Called from the thread that runs the session, after every step and phase. A non-zero result cancels the run, which then

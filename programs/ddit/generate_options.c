@@ -59,6 +59,8 @@ static const option_row rows[] = {
      .help = "lowest noise level at which a factor may be chosen"},
     {0, "coarse", NULL, "HOW", OPTION_CHOICE, AT(coarse), .choices = "adapter|free",
      .help = "adapter: by its trained embeddings; free: the base model on the\npooled latent (adapter if there is one)"},
+    {0, "anchor", NULL, "N", OPTION_COUNT, AT(anchor), 0, 1000,
+     .help = "a coarse step runs at both sizes, and the next N add the difference\n(the adapter's; 0 = the plain coarse step)"},
     OPTIONS_LATER_ROW("speed", NULL, "X"),
     {0, "cache", NULL, "KIND", OPTION_CHOICE, AT(cache), .choices = "none", .later = "teacache|taylorseer|fbcache"},
     OPTIONS_LATER_ROW("flow-shift", "sample-shift", "X"),
@@ -95,7 +97,7 @@ const option_table generate_table = {
 };
 
 generate_options generate_options_init(void) {
-    return (generate_options){.seed = -2, .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN, .count = 1,
+    return (generate_options){.seed = -2, .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN, .anchor = -1, .count = 1,
                               .output = "out.png"};
 }
 
@@ -153,6 +155,7 @@ ddit_params generate_options_params(const generate_options *o, uint64_t seed) {
     p.order = o->order;
     p.sigma_min = o->sigma_min;
     p.coarse = o->coarse;
+    p.anchor = o->anchor;
     p.noise_file = o->noise;
     p.keep_steps = o->save_steps;
     return p;

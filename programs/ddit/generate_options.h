@@ -16,6 +16,7 @@ typedef struct generate_options {
     int max_sequence_length;
     const char *patch;
     double tau, rho;
+    int anchor;
     int order;
     const char *sigma_min, *coarse, *cache;
     const char *output;

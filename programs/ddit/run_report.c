@@ -44,6 +44,7 @@ static void print_rule(const json_t *root) {
         const char *adapter = json_string_value(json_object_get(root, "adapter"));
         bool by_adapter = strcmp(string(root, "coarse"), "adapter") == 0;
         fprintf(stderr, "; coarse steps: %s", by_adapter && adapter ? adapter : "free");
+        if (integer(root, "anchor") > 0) fprintf(stderr, ", anchored for %lld steps", integer(root, "anchor"));
     }
     fputc('\n', stderr);
 }

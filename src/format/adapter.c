@@ -100,6 +100,7 @@ static ddit_status read_metadata(dd_adapter *adapter, ddit_err *err) {
     adapter->rho = (float)meta_number(&r, "rho", NAN, 0, 1);
     adapter->tau_steps = meta_int(&r, "tau_steps", 50, 1, 100000);
     adapter->tau_region = (float)meta_number(&r, "tau_region", adapter->tau, 0, 1e6);
+    adapter->anchor = meta_int(&r, "anchor", 0, 0, 1000);
     adapter->text_tokens = meta_int(&r, "text_tokens", 0, 0, 65536);
     read_residual(adapter, &r);
     DD_TRY(r.status);

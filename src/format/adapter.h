@@ -35,6 +35,7 @@ typedef struct dd_adapter {
     int tau_steps;                                /* steps for which tau was found; 50 if absent */
     float tau_region;                             /* tau if absent */
     double sigma_min[DD_ADAPTER_FACTORS];         /* factor k is a candidate only while sigma >= this; 0: always */
+    int anchor;                                   /* steps that one measured correction of a coarse step serves; 0: none */
     int text_tokens;                              /* text rows it was trained with; 0: all */
     dd_adapter_factor factor[DD_ADAPTER_FACTORS]; /* [0] is never present */
 } dd_adapter;

@@ -90,6 +90,7 @@ json_t *dd_inspect_adapter(const dd_adapter *adapter) {
     json_object_set_new(object, "rho", number_or_null((double)adapter->rho));
     json_object_set_new(object, "order", json_integer(adapter->order));
     json_object_set_new(object, "sigma_min", by_factor(adapter, adapter->sigma_min));
+    json_object_set_new(object, "anchor", json_integer(adapter->anchor));
     json_object_set_new(object, "text_tokens", json_integer(adapter->text_tokens));
     return object;
 }

@@ -37,6 +37,7 @@ typedef struct dd_settings {
     dd_patch_policy policy;    /* .schedule points to the field below */
     dd_patch_schedule schedule;
     bool coarse_free;
+    int anchor;
     char *noise_file;          /* owned or NULL */
     bool keep_steps;
     int latent_height, latent_width;

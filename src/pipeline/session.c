@@ -9,7 +9,7 @@
 #include "vae/flux_vae.h"
 
 ddit_params ddit_params_init(void) {
-    return (ddit_params){.struct_size = sizeof(ddit_params), .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN};
+    return (ddit_params){.struct_size = sizeof(ddit_params), .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN, .anchor = -1};
 }
 
 static size_t latent_values(const ddit_session *s) {

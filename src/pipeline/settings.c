@@ -108,6 +108,13 @@ static void resolve_allowed(dd_settings *s, const ddit_model *m) {
     }
 }
 
+static ddit_status resolve_anchor(dd_settings *s, const ddit_model *m, const ddit_params *p, ddit_err *err) {
+    s->anchor = p->anchor >= 0 ? p->anchor : s->coarse_free || !m->adapter.file ? 0 : m->adapter.anchor;
+    if (p->anchor < -1 || s->anchor > DD_MAX_STEPS)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "anchor is %d, expected 0 (none) to %d steps", p->anchor, DD_MAX_STEPS);
+    return DDIT_OK;
+}
+
 static ddit_status parse_policy(dd_settings *s, const ddit_model *m, ddit_err *err) {
     const dd_allocator *a = &m->context->allocator;
     static const struct { const char *name; dd_patch_kind kind; } names[] = {
@@ -162,6 +169,7 @@ static ddit_status resolve_policy(dd_settings *s, const ddit_model *m, const ddi
     s->policy = dd_patch_policy_default();
     DD_TRY(parse_policy(s, m, err));
     DD_TRY(resolve_coarse(s, m, p, err));
+    DD_TRY(resolve_anchor(s, m, p, err));
     DD_TRY(resolve_rule(s, m, p, err));
     resolve_allowed(s, m);
     DD_TRY(resolve_steps(s, m, p, err));
@@ -204,7 +212,7 @@ static dd_noise_schedule_params noise_params(const dd_scheduler_config *c) {
 
 dd_sampler_params dd_settings_sampler(const dd_settings *s, const ddit_model *m) {
     dd_sampler_params p = {.latent_height = s->latent_height, .latent_width = s->latent_width, .steps = s->steps,
-                           .noise = noise_params(&m->config.scheduler), .policy = s->policy, .coarse_free = s->coarse_free,
+                           .noise = noise_params(&m->config.scheduler), .policy = s->policy, .coarse_free = s->coarse_free, .anchor = s->anchor,
                            .guidance = s->guidance, .cfg_scale = s->cfg_scale, .text_tokens = s->max_sequence_length,
                            .trimmed_text = s->coarse_free ? 0 : m->adapter.text_tokens, .keep_steps = s->keep_steps};
     memcpy(p.free_detail, m->config.ddit.free_detail, sizeof p.free_detail);

@@ -34,6 +34,7 @@ static json_t *step_json(const dd_step_record *r, bool compact) {
         json_object_set_new(step, "stat", json_pack("{s:o,s:o}", "2", float_number(r->stat[1]), "4", float_number(r->stat[2])));
     json_object_set_new(step, "cells", json_pack("{s:i,s:i,s:i}", "1", r->cells[0], "2", r->cells[1], "4", r->cells[2]));
     json_object_set_new(step, "layout", r->layout ? json_string(r->layout) : json_null());
+    if (r->anchored) json_object_set_new(step, "anchored", json_true());
     if (compact) return step;
     json_object_set_new(step, "tokens", json_pack("{s:i,s:i}", "text", r->text_tokens, "image", r->image_tokens));
     json_object_set_new(step, "cached", json_false());
@@ -104,6 +105,7 @@ static void set_settings(json_t *root, const ddit_session *s) {
     json_object_set_new(root, "device", json_string(m->context->device));
     json_object_set_new(root, "policy", policy_json(s));
     json_object_set_new(root, "coarse", json_string(v->coarse_free ? "free" : "adapter"));
+    json_object_set_new(root, "anchor", json_integer(v->anchor));
 }
 
 /* Copies a text of jansson's into memory of the context's allocator. */

@@ -25,6 +25,10 @@ struct dd_sampler {
     float *latent[HISTORY];              /* [C, h, w]: latent of step k in slot k mod 4 */
     float *velocity[2];                  /* per branch */
     float *pooled, *pooled_velocity;     /* free step */
+    float *correction;                   /* [C, h, w]: fine minus coarse velocity, anchored steps */
+    int correction_factor;               /* it belongs to; 0 = none was measured */
+    int correction_step;                 /* where it was measured */
+    dd_layout fine;                      /* uniform(1), anchored steps */
     float *stds[DD_FACTOR_COUNT];        /* owned, host */
     dd_step_record *records;             /* owned [steps] */
     int record_count;
@@ -40,9 +44,10 @@ static uint64_t latent_values(const dd_flux_config *config, const dd_sampler_par
 
 static uint64_t aligned(uint64_t values) { return (values + 15) / 16 * 16; }
 
-/* Buffers of latent size: history, one velocity per branch, and the pooled pair of the free step. */
+/* Buffers of latent size: history, one velocity per branch, the pooled pair of the free step, the
+ * correction. */
 static uint64_t latent_buffers(const dd_sampler_params *p) {
-    return HISTORY + (p->cfg_scale > 1 ? 2 : 1) + (p->coarse_free ? 2 : 0);
+    return HISTORY + (p->cfg_scale > 1 ? 2 : 1) + (p->coarse_free ? 2 : 0) + (p->anchor > 0 ? 1 : 0);
 }
 
 static bool may_run(const dd_patch_policy *policy, int f) {
@@ -136,7 +141,9 @@ static ddit_status allocate_buffers(dd_sampler *s, ddit_err *err) {
     if (p->coarse_free) {
         s->pooled = next;
         s->pooled_velocity = next + values;
+        next += 2 * values;
     }
+    if (p->anchor > 0) s->correction = next;
     return DDIT_OK;
 }
 
@@ -162,6 +169,8 @@ static ddit_status build(dd_sampler *s, ddit_err *err) {
     const dd_sampler_params *p = &s->params;
     const dd_allocator *a = s->backend->allocator;
     DD_TRY(dd_layout_init(&s->layout, a, s->grid, err));
+    DD_TRY(dd_layout_init(&s->fine, a, s->grid, err));
+    dd_layout_set_uniform(&s->fine, 1);
     DD_TRY(dd_noise_schedule_init(&s->noise, a, &p->noise, p->steps, dd_layout_max_cells(s->grid), err));
     DD_TRY(dd_patch_decider_init(&s->decider, a, &p->policy, p->steps, s->grid, err));
     if (p->coarse_free) DD_TRY(check_free(p, s->grid, err));
@@ -197,6 +206,7 @@ void dd_sampler_free(dd_sampler *s) {
     dd_patch_decider_deinit(&s->decider);
     dd_noise_schedule_deinit(&s->noise);
     dd_layout_deinit(&s->layout);
+    dd_layout_deinit(&s->fine);
     for (int f = 0; f < DD_FACTOR_COUNT; f++) {
         dd_layout_deinit(&s->small[f]);
         dd_free(a, s->stds[f]);
@@ -254,21 +264,42 @@ static ddit_status free_velocity(dd_sampler *s, int branch, int step, int f, dd_
                                                      .v_small = latent_view(s, s->pooled_velocity, k)}, s->backend, err);
 }
 
-static ddit_status branch_velocity(dd_sampler *s, int branch, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
-    int f = dd_factor_index(dd_layout_uniform_factor(&s->layout));
+static ddit_status branch_velocity(dd_sampler *s, const dd_layout *layout, int branch, int step, dd_tensor z, dd_tensor velocity,
+                                   ddit_err *err) {
+    int f = dd_factor_index(dd_layout_uniform_factor(layout));
     if (s->params.coarse_free && f > 0) return free_velocity(s, branch, step, f, z, velocity, err);
-    return dd_flux_run_velocity(s->run, branch, step, s->noise.sigma[step], &s->layout, z, velocity, err);
+    return dd_flux_run_velocity(s->run, branch, step, s->noise.sigma[step], layout, z, velocity, err);
 }
 
 /* velocity[0] after classifier-free guidance: v_neg + scale (v_pos - v_neg). */
-static ddit_status guided_velocity(dd_sampler *s, int step, dd_tensor z, dd_tensor *velocity, ddit_err *err) {
+static ddit_status guided_velocity(dd_sampler *s, const dd_layout *layout, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
     float scale = s->params.cfg_scale;
-    *velocity = latent_view(s, s->velocity[0], 1);
-    DD_TRY(branch_velocity(s, 0, step, z, *velocity, err));
+    DD_TRY(branch_velocity(s, layout, 0, step, z, velocity, err));
     if (!(scale > 1)) return DDIT_OK;
     dd_tensor negative = latent_view(s, s->velocity[1], 1);
-    DD_TRY(branch_velocity(s, 1, step, z, negative, err));
-    return combine(s, *velocity, scale, *velocity, 1.0f - scale, negative, err);
+    DD_TRY(branch_velocity(s, layout, 1, step, z, negative, err));
+    return combine(s, velocity, scale, velocity, 1.0f - scale, negative, err);
+}
+
+/* A coarse step with anchors: corrected while the correction serves, else measured anew and taken at factor 1. */
+static ddit_status anchored_velocity(dd_sampler *s, int step, int factor, dd_tensor z, dd_tensor velocity, bool *measured,
+                                     ddit_err *err) {
+    dd_tensor correction = latent_view(s, s->correction, 1);
+    DD_TRY(guided_velocity(s, &s->layout, step, z, velocity, err));
+    *measured = s->correction_factor != factor || step - s->correction_step > s->params.anchor;
+    if (!*measured) return combine(s, velocity, 1.0f, velocity, 1.0f, correction, err);
+    DD_TRY(combine(s, correction, 1.0f, velocity, 0.0f, velocity, err));
+    DD_TRY(guided_velocity(s, &s->fine, step, z, velocity, err));
+    s->correction_factor = factor;
+    s->correction_step = step;
+    return combine(s, correction, -1.0f, correction, 1.0f, velocity, err);
+}
+
+static ddit_status step_velocity(dd_sampler *s, int step, dd_tensor z, dd_tensor velocity, bool *measured, ddit_err *err) {
+    int factor = dd_layout_uniform_factor(&s->layout);
+    *measured = false;
+    if (s->params.anchor > 0 && factor > 1) return anchored_velocity(s, step, factor, z, velocity, measured, err);
+    return guided_velocity(s, &s->layout, step, z, velocity, err);
 }
 
 static ddit_status keep_step(dd_sampler *s, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
@@ -290,6 +321,10 @@ static void fill_record(dd_sampler *s, int step, dd_step_record *record) {
     record->layout = NULL;
     int f = dd_factor_index(dd_layout_uniform_factor(layout));
     if (s->params.coarse_free && f > 0) record->text_tokens = s->params.text_tokens; /* runs as factor 1 on a smaller grid */
+    if (record->anchored) {
+        record->text_tokens += s->params.text_tokens;
+        record->image_tokens += s->fine.cell_total;
+    }
     if (f >= 0 || !s->layout_text) return;
     char *text = s->layout_text + (size_t)step * s->layout_size;
     dd_layout_to_string(layout, text);
@@ -299,9 +334,9 @@ static void fill_record(dd_sampler *s, int step, dd_step_record *record) {
 static ddit_status take_step(dd_sampler *s, int step, ddit_err *err) {
     dd_step_record *record = &s->records[step];
     double begin = dd_seconds();
-    dd_tensor z = latent_at(s, step), velocity;
+    dd_tensor z = latent_at(s, step), velocity = latent_view(s, s->velocity[0], 1);
     DD_TRY(choose_layout(s, step, record, err));
-    DD_TRY(guided_velocity(s, step, z, &velocity, err));
+    DD_TRY(step_velocity(s, step, z, velocity, &record->anchored, err));
     float dt = s->noise.sigma[step + 1] - s->noise.sigma[step];
     DD_TRY(combine(s, latent_at(s, step + 1), 1.0f, z, dt, velocity, err));
     DD_TRY(dd_op_sync(s->backend, err));
@@ -312,7 +347,7 @@ static ddit_status take_step(dd_sampler *s, int step, ddit_err *err) {
 
 ddit_status dd_sampler_run(dd_sampler *s, const float *noise, dd_step_callback callback, void *user, ddit_err *err) {
     size_t values = latent_values(dd_flux_dit_config(s->dit), &s->params);
-    s->done = s->record_count = 0;
+    s->done = s->record_count = s->correction_factor = 0;
     DD_TRY(dd_op_upload(s->backend, s->latent[0], noise, values * sizeof(float), err));
     for (int step = 0; step < s->params.steps; step++) {
         DD_TRY(take_step(s, step, err));

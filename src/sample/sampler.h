@@ -1,6 +1,10 @@
 /* The step loop: at every step the policy chooses a layout from the latents so far, the transformer gives the velocity, Euler
  * takes the step. The only caller of schedule and dit together.
  *
+ * Anchored coarse steps (our own extension, docs/method.md). A coarse model errs by v_fine - v_coarse, which changes slowly along a
+ * path. With anchor = N > 0 a coarse step without a valid correction runs at both sizes: it takes the fine velocity and keeps the
+ * difference. The next N steps add that difference to the coarse velocity of the same factor. Mixed layouts run without it.
+ *
  * Source: FluxPipeline with FlowMatchEulerDiscreteScheduler (spec A.7); DDiT's scheduler (spec C.8); design 4, 9.
  */
 #ifndef DD_SAMPLE_SAMPLER_H
@@ -19,6 +23,7 @@ typedef struct dd_sampler_params {
     dd_patch_policy policy;            /* its schedule is borrowed until the sampler is freed */
     bool coarse_free;                  /* coarse steps by the free method instead of the adapter */
     float free_detail[DD_FACTOR_COUNT]; /* h of the free step, by index of the factor */
+    int anchor;                        /* most steps that one measured correction serves; 0 = none. Our own, see below */
     float guidance;
     float cfg_scale;                   /* > 1: two branches */
     int text_tokens;
@@ -34,6 +39,7 @@ typedef struct dd_step_record {
     int cells[DD_FACTOR_COUNT];
     const char *layout;            /* string form of a mixed layout, else NULL */
     int text_tokens, image_tokens; /* tokens the model ran with */
+    bool anchored;                 /* ran at factor 1 as well, to measure the correction; tokens count both */
     double seconds;
 } dd_step_record;
 
