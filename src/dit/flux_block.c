@@ -18,13 +18,16 @@ static int lora_list(const dd_flux_call *c, const dd_flux_linear *linear, row_sp
     for (int f = 1; f < DD_FACTOR_COUNT; f++) {
         const dd_weight *down = linear->lora[f].down, *up = linear->lora[f].up;
         if (!down || layout->cell_count[f] == 0) continue;
-        if (span.image_begin >= 0) {
-            int begin = span.image_begin + layout->cell_begin[f];
-            list[count++] = (dd_lora){down, up, c->dit->lora_scale, begin, begin + layout->cell_count[f]};
+        int begin = span.image_begin + layout->cell_begin[f], end = begin + layout->cell_count[f];
+        bool has_image = span.image_begin >= 0, has_text = span.text_count > 0;
+        float share = layout->text_share[f];
+        if (has_image && has_text && share == 1.0f && span.text_begin + span.text_count == begin) {
+            list[count++] = (dd_lora){down, up, c->dit->lora_scale, span.text_begin, end}; /* uniform: one range of rows */
+            continue;
         }
-        if (span.text_count > 0)
-            list[count++] = (dd_lora){down, up, c->dit->lora_scale * layout->text_share[f], span.text_begin,
-                                      span.text_begin + span.text_count};
+        if (has_image) list[count++] = (dd_lora){down, up, c->dit->lora_scale, begin, end};
+        if (has_text)
+            list[count++] = (dd_lora){down, up, c->dit->lora_scale * share, span.text_begin, span.text_begin + span.text_count};
     }
     return count;
 }

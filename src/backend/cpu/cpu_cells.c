@@ -50,61 +50,75 @@ ddit_status dd_cpu_cells_gather(dd_backend *b, const dd_cells_gather_args *a, dd
 
 /* ------------------------------------------------------------------------------------------------ scatter */
 
-/* out[i, j] += gain * (z - P z P^T)[i, j] of one cell and channel. */
-static void add_high_frequency(float *out, const dd_cells_scatter_args *a, int64_t c, int64_t top, int64_t left) {
-    int64_t n = a->n;
-    const float *p = a->projection->data;
-    int64_t ld = a->projection->ld;
-    float z[MAX_CELL * MAX_CELL], across[MAX_CELL * MAX_CELL];
-    for (int64_t u = 0; u < n; u++) {
-        read_run(z + u * n, a->z, c, top + u, left, n);
-        for (int64_t j = 0; j < n; j++) {
-            float sum = 0.0f;
-            for (int64_t v = 0; v < n; v++) sum += z[u * n + v] * p[j * ld + v];
-            across[u * n + j] = sum;
-        }
+#define INLINE static inline __attribute__((always_inline))
+
+/* One scatter call as the cells see it: the projection dense, and its transpose, so that inner loops run along rows. */
+typedef struct scatter_job {
+    const dd_cells_scatter_args *a;
+    float p[MAX_CELL * MAX_CELL], pt[MAX_CELL * MAX_CELL];
+} scatter_job;
+
+/* y = a b for n x n matrices; n is a constant where this is inlined for the usual cells. */
+INLINE void square_product(float *y, const float *a, const float *b, const int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float row[MAX_CELL] = {0};
+        for (int64_t k = 0; k < n; k++)
+            for (int64_t j = 0; j < n; j++) row[j] += a[i * n + k] * b[k * n + j];
+        for (int64_t j = 0; j < n; j++) y[i * n + j] = row[j];
     }
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < n; j++) {
-            float low = 0.0f;
-            for (int64_t u = 0; u < n; u++) low += p[i * ld + u] * across[u * n + j];
-            out[i * n + j] += a->hf_gain * (z[i * n + j] - low);
-        }
+}
+
+/* out += gain * (z - P z P^T) of one cell and channel. */
+INLINE void add_high_frequency(float *out, const scatter_job *job, int64_t c, int64_t top, int64_t left, const int64_t n) {
+    float z[MAX_CELL * MAX_CELL], across[MAX_CELL * MAX_CELL], low[MAX_CELL * MAX_CELL];
+    for (int64_t u = 0; u < n; u++) read_run(z + u * n, job->a->z, c, top + u, left, n);
+    square_product(across, z, job->pt, n);
+    square_product(low, job->p, across, n);
+    for (int64_t i = 0; i < n * n; i++) out[i] += job->a->hf_gain * (z[i] - low[i]);
 }
 
 /* out[i, j] += pixel_weight[c, :] . z[:, top + i, left + j] + pixel_bias[c] for the part of the cell inside the latent. */
-static void add_pixel_linear(float *out, const dd_cells_scatter_args *a, int64_t c, int64_t top, int64_t left, int64_t rows,
-                             int64_t cols) {
+INLINE void add_pixel_linear(float *out, const dd_cells_scatter_args *a, int64_t c, int64_t top, int64_t left, int64_t rows,
+                             const int64_t cols, const int64_t n) {
     const float *weight = (const float *)a->pixel_weight->data + c * a->pixel_weight->ld;
     float bias = a->pixel_bias ? ((const float *)a->pixel_bias->data)[c] : 0.0f;
     for (int64_t i = 0; i < rows; i++) {
-        float *to = out + i * a->n;
         float sum[MAX_CELL];
         for (int64_t j = 0; j < cols; j++) sum[j] = bias;
         for (int64_t d = 0; d < a->z->shape[0]; d++) {
             const float *from = latent_row(a->z, d, top + i) + left;
             for (int64_t j = 0; j < cols; j++) sum[j] += weight[d] * from[j];
         }
-        for (int64_t j = 0; j < cols; j++) to[j] += sum[j];
+        for (int64_t j = 0; j < cols; j++) out[i * n + j] += sum[j];
+    }
+}
+
+/* One cell, n x n, of which rows x cols lie inside the latent. */
+INLINE void scatter_cell(const scatter_job *job, int64_t m, int64_t top, int64_t left, int64_t rows, const int64_t cols,
+                         const int64_t n) {
+    const dd_cells_scatter_args *a = job->a;
+    float cell[MAX_CELL * MAX_CELL];
+    for (int64_t c = 0; c < a->velocity.shape[0]; c++) {
+        memcpy(cell, (const float *)a->x.data + m * a->x.ld + c * n * n, (size_t)(n * n) * sizeof *cell);
+        if (a->pixel_weight) add_pixel_linear(cell, a, c, top, left, rows, cols, n);
+        if (a->projection) add_high_frequency(cell, job, c, top, left, n);
+        for (int64_t i = 0; i < rows; i++)
+            memcpy((float *)latent_row(&a->velocity, c, top + i) + left, cell + i * n, (size_t)cols * sizeof *cell);
     }
 }
 
 static void scatter_cells(const void *job, int64_t begin, int64_t end) {
-    const dd_cells_scatter_args *a = job;
-    int64_t n = a->n, channels = a->velocity.shape[0];
-    float cell[MAX_CELL * MAX_CELL];
+    const scatter_job *j = job;
+    const dd_cells_scatter_args *a = j->a;
+    int64_t n = a->n;
     for (int64_t m = begin; m < end; m++) {
         const int32_t *origin = (const int32_t *)a->origin.data + m * a->origin.ld;
         int64_t top = origin[0], left = origin[1];
         int64_t rows = at_most(n, a->velocity.shape[1] - top), cols = at_most(n, a->velocity.shape[2] - left);
         if (rows <= 0 || cols <= 0) continue;
-        for (int64_t c = 0; c < channels; c++) {
-            memcpy(cell, (const float *)a->x.data + m * a->x.ld + c * n * n, (size_t)(n * n) * sizeof *cell);
-            if (a->pixel_weight) add_pixel_linear(cell, a, c, top, left, rows, cols);
-            if (a->projection) add_high_frequency(cell, a, c, top, left);
-            for (int64_t i = 0; i < rows; i++)
-                memcpy((float *)latent_row(&a->velocity, c, top + i) + left, cell + i * n, (size_t)cols * sizeof *cell);
-        }
+        if (n == 4 && cols == 4) scatter_cell(j, m, top, left, rows, 4, 4);
+        else if (n == 8 && cols == 8) scatter_cell(j, m, top, left, rows, 8, 8);
+        else scatter_cell(j, m, top, left, rows, cols, n);
     }
 }
 
@@ -114,7 +128,12 @@ ddit_status dd_cpu_cells_scatter(dd_backend *b, const dd_cells_scatter_args *a, 
                        MAX_CELL);
     int64_t rows = dd_tensor_row_count(&a->x);
     int64_t per_value = 1 + (a->pixel_weight ? a->velocity.shape[0] / 4 : 0) + (a->projection ? a->n / 2 : 0);
-    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->x) * per_value, scatter_cells, a);
+    scatter_job job = {.a = a};
+    for (int64_t i = 0; a->projection && i < (int64_t)a->n * a->n; i++) {
+        job.p[i] = ((const float *)a->projection->data)[i / a->n * a->projection->ld + i % a->n];
+        job.pt[i % a->n * a->n + i / a->n] = job.p[i];
+    }
+    dd_cpu_for_rows(b, rows, rows * dd_tensor_row_size(&a->x) * per_value, scatter_cells, &job);
     return DDIT_OK;
 }
 

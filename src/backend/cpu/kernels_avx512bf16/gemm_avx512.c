@@ -23,12 +23,13 @@ enum {
 
 /* ------------------------------------------------------------------------------------------------ the inner loop */
 
-typedef void (*tile_fn)(int64_t steps, const uint32_t *a, const uint32_t *b, float *c, bool add, const char *ahead);
+typedef void (*tile_fn)(int64_t steps, const uint32_t *a, const uint32_t *b, float *c, bool add, const char *ahead,
+                        int64_t pace);
 
 /* c[rows, 16 * vectors] (rows PANEL apart) (+)= tile of A times panel of B. rows, vectors and bf16 are constants where this is
- * inlined. `ahead` is fetched to the cache at 32 bytes a step. */
+ * inlined. `ahead` is fetched to the cache, `pace` (64 or 128) bytes every two steps. */
 INLINE void tile_product(const int rows, const int vectors, const bool bf16, int64_t steps, const uint32_t *a,
-                         const uint32_t *b, float *c, bool add, const char *ahead) {
+                         const uint32_t *b, float *c, bool add, const char *ahead, int64_t pace) {
     __m512 sum[TILE][2];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++) {
@@ -41,8 +42,10 @@ INLINE void tile_product(const int rows, const int vectors, const bool bf16, int
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) bv[j] = _mm512_loadu_ps((const float *)b + 16 * j);
         if (s & 1) {
+            _mm_prefetch(ahead + 64, _MM_HINT_T0); /* at a pace of 64 the next pair asks again: free, the loads have room */
+            ahead += pace;
+        } else {
             _mm_prefetch(ahead, _MM_HINT_T0);
-            ahead += 64;
         }
 #pragma GCC unroll 14
         for (int i = 0; i < rows; i++) {
@@ -64,8 +67,8 @@ INLINE void tile_product(const int rows, const int vectors, const bool bf16, int
 
 #define TILE_FUNCTION(rows, vectors, type, bf16)                                                                             \
     static void tile_##type##_##rows##_##vectors(int64_t steps, const uint32_t *a, const uint32_t *b, float *c, bool add,  \
-                                                 const char *ahead) {                                                        \
-        tile_product(rows, vectors, bf16, steps, a, b, c, add, ahead);                                                       \
+                                                 const char *ahead, int64_t pace) {                                          \
+        tile_product(rows, vectors, bf16, steps, a, b, c, add, ahead, pace);                                                 \
     }
 #define FOR_EACH_TILE(X, ...)                                                                                                \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)              \
@@ -103,13 +106,17 @@ static void block_product(const tile_fn tiles[2][TILE], float *c, const uint32_t
     for (int64_t s = 0; s < steps; s += DEPTH) {
         int64_t depth = steps - s < DEPTH ? steps - s : DEPTH;
         const uint32_t *b_piece = b + s * PANEL;
-        /* Four tiles together fetch the next piece of B, which follows this one in memory; a lone tile reads on by itself. */
+        /* The tiles together fetch the next piece of B, which follows this one in memory: four of them a quarter each, at half the
+         * pace of reading, or the first two a half each where there are fewer. Others read on in A by themselves. */
         const char *next = (const char *)(b_piece + depth * PANEL);
+        int fetchers = t.tiles < 4 ? 2 : 4;
+        int64_t pace = t.tiles < 4 ? 128 : 64;
         for (int i = 0, row = 0; i < t.tiles; i++) {
             int rows = tile_rows(&t, i);
             const uint32_t *a_tile = a + row * steps + s * rows;
-            const char *fetch = ahead ? next + (i % 4) * depth * 32 : (const char *)(a_tile + depth * rows);
-            fns[rows - 1](depth, a_tile, b_piece, c + row * PANEL, add || s > 0, fetch);
+            bool fetches = ahead && (fetchers == 4 || i < fetchers);
+            const char *fetch = fetches ? next + (i % fetchers) * depth * (pace / 2) : (const char *)(a_tile + depth * rows);
+            fns[rows - 1](depth, a_tile, b_piece, c + row * PANEL, add || s > 0, fetch, fetches ? pace : 64);
             row += rows;
         }
     }
