@@ -137,7 +137,8 @@ static void reads_everything(dd_test *t) {
     DD_NEED_OK(t, open_made(&m, &a, &model, &t->err));
     DD_CHECK(t, a.hidden == 8 && a.patch == 2 && a.channels_in == 4 && a.channels_out == 4 && a.rank == 2 && a.alpha == 4);
     DD_CHECK(t, a.residual_linear && a.residual_hf && a.order == 2 && a.tau == 0.02f && a.rho == 0.4f && a.tau_steps == 50);
-    DD_CHECK(t, a.tau_region == 0.02f && a.text_tokens == 0 && strcmp(a.arch, "flux") == 0 && strcmp(a.base, "tiny") == 0);
+    DD_CHECK(t, a.tau_region == 0.02f && a.text_tokens == 0 && a.anchor == 0);
+    DD_CHECK(t, strcmp(a.arch, "flux") == 0 && strcmp(a.base, "tiny") == 0);
     DD_CHECK(t, a.base_hash[0] == '\0' && a.sigma_min[0] == 0 && a.sigma_min[1] == 0.3 && a.sigma_min[2] == 0.9);
     DD_CHECK(t, !a.factor[0].present && a.factor[1].present && a.factor[2].present && a.factor[2].has_lora);
     DD_CHECK(t, a.factor[2].embed_weight->shape[3] == 8 && a.factor[1].deembed_bias->rank == 3 && a.factor[1].id);
@@ -176,10 +177,10 @@ static void optional_metadata(dd_test *t) {
     make(&m);
     set(&m, "rank", NULL), set(&m, "alpha", NULL), set(&m, "residual", NULL), set(&m, "factors", "4,2");
     set(&m, "text_tokens", "128"), set(&m, "tau_region", "0.5"), set(&m, "tau_steps", "28"), set(&m, "sigma_min", NULL);
-    set(&m, "rho", "");
+    set(&m, "rho", ""), set(&m, "anchor", "6");
     DD_NEED_OK(t, open_made(&m, &a, &model, &t->err));
     DD_CHECK(t, a.rank == 2 && a.alpha == 2 && a.residual_linear && !a.residual_hf && a.text_tokens == 128);
-    DD_CHECK(t, a.tau_region == 0.5f && a.tau_steps == 28 && a.sigma_min[2] == 0 && isnan(a.rho));
+    DD_CHECK(t, a.tau_region == 0.5f && a.tau_steps == 28 && a.sigma_min[2] == 0 && isnan(a.rho) && a.anchor == 6);
     dd_adapter_close(&a);
     set(&m, "residual", "none"), set(&m, "factors", NULL);
     DD_NEED_OK(t, open_made(&m, &a, &model, &t->err));
@@ -220,6 +221,9 @@ static void bad_metadata(dd_test *t) {
         {"factors", "2", DDIT_ERR_FORMAT},
         {"factors", "2,4,8", DDIT_ERR_FORMAT},
         {"text_tokens", "-3", DDIT_ERR_FORMAT},
+        {"anchor", "-1", DDIT_ERR_FORMAT},
+        {"anchor", "1001", DDIT_ERR_FORMAT},
+        {"anchor", "often", DDIT_ERR_FORMAT},
     };
     made m;
     dd_adapter a;

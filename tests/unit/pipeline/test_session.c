@@ -183,7 +183,7 @@ static void check_trace(dd_test *t, ddit_session *s) {
     /* the keys of the design, then those that came later */
     KEYS(t, trace, "trace", "format", "version", "model", "adapter", "prompt", "seed", "width", "height", "guidance",
          "cfg_scale", "policy", "coarse", "schedule", "phases", "steps", "negative_prompt", "noise_file", "max_sequence_length",
-         "precision", "device");
+         "precision", "device", "anchor");
     KEYS(t, json_object_get(trace, "policy"), "policy", "name", "tau", "tau_effective", "rho", "order", "sigma_min");
     DD_CHECK(t, json_real_value(json_object_get(json_object_get(trace, "policy"), "rho")) == 0.4); /* not 0.40000000596 */
     KEYS(t, json_object_get(trace, "phases"), "phases", "encode", "prepare", "denoise", "decode");
@@ -275,6 +275,59 @@ static void region_runs_can_be_replayed(dd_test *t) {
     ddit_image_free(image);
     ddit_session_free(s);
     scratch_remove(&dir, names, 2);
+    DD_CHECK(t, close_all(&o));
+}
+
+/* Steps that ran at both sizes, in the trace and in the picture's text; others lack the key. */
+static void check_anchored(dd_test *t, const json_t *trace, bool with_tokens) {
+    static const int image[6] = {24, 24, 6 + 24, 6, 6, 6 + 24};
+    const json_t *steps = json_object_get(trace, "steps");
+    DD_CHECK(t, json_integer_value(json_object_get(trace, "anchor")) == 2 && json_array_size(steps) == 6);
+    for (int k = 0; k < 6; k++) {
+        const json_t *step = json_array_get(steps, (size_t)k), *tokens = json_object_get(step, "tokens");
+        DD_CHECK(t, k == 2 || k == 5 ? json_is_true(json_object_get(step, "anchored")) : !json_object_get(step, "anchored"));
+        DD_CHECK(t, (tokens != NULL) == with_tokens);
+        if (with_tokens) DD_CHECK(t, json_integer_value(json_object_get(tokens, "image")) == image[k]);
+        if (with_tokens) DD_CHECK(t, json_integer_value(json_object_get(tokens, "text")) == (k == 2 || k == 5 ? 32 : 16));
+    }
+}
+
+static void anchored_steps_are_traced(dd_test *t) {
+    static const char *const names[] = {"run.json"};
+    scratch dir = scratch_make();
+    char at[160];
+    opened o;
+    ddit_session *s, *again;
+    ddit_image *image;
+    ddit_params p = tiny_params();
+    const char *text;
+    DD_NEED_OK(t, open_tiny(&o, TINY_ADAPTER, &t->err));
+    p.patch = "1x2,2x4";
+    p.anchor = 2;
+    DD_NEED_OK(t, ddit_session_create(&s, o.model, &p, &t->err));
+    DD_OK(t, ddit_session_run(s, &t->err));
+    DD_OK(t, ddit_session_trace(s, &text, &t->err));
+    scratch_write(&dir, names[0], text);
+    json_t *trace = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    check_anchored(t, trace, true);
+    json_decref(trace);
+    DD_NEED_OK(t, ddit_session_decode(s, &image, &t->err));
+    json_t *metadata = json_loads(image->metadata, JSON_REJECT_DUPLICATES, NULL);
+    check_anchored(t, metadata, false);
+    json_decref(metadata);
+    ddit_image_free(image);
+    snprintf(at, sizeof at, "@%s/%s", dir.folder, names[0]);
+    p.patch = at; /* replays layouts; the anchor is asked for as before */
+    p.steps = 0;
+    for (int anchor = 2; anchor >= 0; anchor -= 2) {
+        p.anchor = anchor;
+        DD_NEED_OK(t, ddit_session_create(&again, o.model, &p, &t->err));
+        DD_OK(t, ddit_session_run(again, &t->err));
+        DD_CHECK(t, same_latent(again, s) == (anchor == 2));
+        ddit_session_free(again);
+    }
+    ddit_session_free(s);
+    scratch_remove(&dir, names, 1);
     DD_CHECK(t, close_all(&o));
 }
 
@@ -397,6 +450,7 @@ int main(int argc, char **argv) {
         {"off_ones_and_no_adapter_are_the_same_bytes", off_ones_and_no_adapter_are_the_same_bytes},
         {"cut_prompts_are_noted", cut_prompts_are_noted},
         {"region_runs_can_be_replayed", region_runs_can_be_replayed},
+        {"anchored_steps_are_traced", anchored_steps_are_traced},
         {"pictures_say_how_they_were_made", pictures_say_how_they_were_made},
         {"latents_are_saved", latents_are_saved},
         {"pictures_are_joined_and_compared", pictures_are_joined_and_compared},

@@ -47,10 +47,65 @@ static void numbers_out_of_range(dd_test *t) {
     REFUSED(t, &o, p.order = -1, DDIT_ERR_ARGUMENT, "order -1");
     REFUSED(t, &o, p.sigma_min = "3:0.5", DDIT_ERR_ARGUMENT, "sigma_min \"3:0.5\", character 1");
     REFUSED(t, &o, p.sigma_min = "2:1.5", DDIT_ERR_ARGUMENT, "a sigma from 0 to 1");
+    REFUSED(t, &o, p.anchor = -2, DDIT_ERR_ARGUMENT, "anchor is -2, expected 0 (none) to 1000 steps");
+    REFUSED(t, &o, p.anchor = 1001, DDIT_ERR_ARGUMENT, "anchor is 1001, expected");
+    ACCEPTED(t, &o, p.anchor = 1000);
     REFUSED(t, &o, p.struct_size = sizeof p - 8, DDIT_ERR_ARGUMENT, "call ddit_params_init");
     ACCEPTED(t, &o, (p.guidance = NAN, p.cfg_scale = NAN, p.tau = NAN, p.rho = NAN)); /* NaN: not set */
     ACCEPTED(t, &o, (p.guidance = 0, p.cfg_scale = 0, p.rho = 1, p.order = 1, p.sigma_min = "none"));
     DD_CHECK(t, close_all(&o));
+}
+
+/* The tiny adapter as FILE, its metadata with `anchor` added. */
+static ddit_status write_anchored(const char *path, const char *anchor, ddit_err *err) {
+    dd_safetensors *from;
+    dd_safetensors_item items[256];
+    dd_safetensors_pair pairs[64] = {{"anchor", anchor}};
+    DD_TRY(dd_safetensors_open(&from, &dd_allocator_libc, TINY_ADAPTER, err));
+    size_t count = dd_safetensors_count(from), keys = dd_safetensors_metadata_count(from);
+    ddit_status status = DDIT_ERR_INTERNAL;
+    for (size_t i = 0; i < count && i < 256; i++) {
+        const dd_tensor_entry *entry = dd_safetensors_at(from, i);
+        items[i] = (dd_safetensors_item){.name = entry->name, .dtype = entry->dtype, .rank = entry->rank, .data = entry->data};
+        memcpy(items[i].shape, entry->shape, (size_t)entry->rank * sizeof *entry->shape);
+    }
+    for (size_t i = 0; i < keys && i < 63; i++) dd_safetensors_metadata_at(from, i, &pairs[i + 1].key, &pairs[i + 1].value);
+    if (count <= 256 && keys <= 63) status = dd_safetensors_write(&dd_allocator_libc, path, items, count, pairs, keys + 1, err);
+    dd_safetensors_close(from);
+    return status;
+}
+
+/* The anchor a session comes out with; -1 = none came out. */
+static int anchor_of(const opened *o, int anchor, const char *coarse) {
+    ddit_session *s;
+    ddit_params p = tiny_params();
+    p.anchor = anchor;
+    p.coarse = coarse;
+    if (ddit_session_create(&s, o->model, &p, NULL) != DDIT_OK) return -1;
+    anchor = s->settings.anchor;
+    ddit_session_free(s);
+    return anchor;
+}
+
+static void anchors(dd_test *t) {
+    static const char *const names[] = {"adapter.safetensors"};
+    scratch dir = scratch_make();
+    opened o;
+    DD_CHECK(t, tiny_params().anchor == -1); /* the adapter's, unless given */
+    DD_NEED_OK(t, write_anchored(scratch_path(&dir, names[0]), "6", &t->err));
+    DD_NEED_OK(t, open_tiny(&o, dir.path, &t->err));
+    DD_CHECK(t, anchor_of(&o, -1, NULL) == 6 && anchor_of(&o, -1, "adapter") == 6);
+    DD_CHECK(t, anchor_of(&o, 0, NULL) == 0 && anchor_of(&o, 3, NULL) == 3);
+    /* the adapter says nothing about free steps */
+    DD_CHECK(t, anchor_of(&o, -1, "free") == 0 && anchor_of(&o, 8, "free") == 8);
+    DD_CHECK(t, close_all(&o));
+    DD_NEED_OK(t, open_tiny(&o, TINY_ADAPTER, &t->err)); /* without the key */
+    DD_CHECK(t, anchor_of(&o, -1, NULL) == 0 && anchor_of(&o, 4, NULL) == 4);
+    DD_CHECK(t, close_all(&o));
+    DD_NEED_OK(t, open_tiny(&o, "none", &t->err));
+    DD_CHECK(t, anchor_of(&o, -1, NULL) == 0 && anchor_of(&o, 4, NULL) == 4);
+    DD_CHECK(t, close_all(&o));
+    scratch_remove(&dir, names, 1);
 }
 
 static void prompts(dd_test *t) {
@@ -232,6 +287,7 @@ static void models(dd_test *t) {
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"numbers_out_of_range", numbers_out_of_range},
+        {"anchors", anchors},
         {"prompts", prompts},
         {"policies", policies},
         {"files_to_replay", files_to_replay},
