@@ -26,20 +26,24 @@ STEPS = 50
 TAUS = {1: (0.016, 0.02, 0.025, 0.03, 0.04), 2: (0.0005, 0.001, 0.003, 0.006, 0.012), 3: (0.001, 0.003, 0.005, 0.01, 0.02)}
 BARS = {  # setting: least speed-up, PSNR, SSIM
     "auto (the adapter's metadata)": (1.85, 28.0, 0.95),
-    "2x30,1x20": (1.55, 30.0, 0.97),
+    "2x30,1x20, anchor 30": (1.55, 30.0, 0.97),
 }
 
 
 def settings(extra):
     """name -> arguments of ddit generate, in the order of the table."""
     out = {"base": ["--patch", "off"], "auto (the adapter's metadata)": ["--patch", "auto"]}
+    out["auto, floors 2:0.3,4:0.9, no anchor"] = ["--patch", "auto", "--sigma-min", "2:0.3,4:0.9", "--anchor", "0"]
     for schedule in ("2x30,1x20", "4x8,2x26,1x16"):
-        out[schedule] = ["--patch", schedule]
-    out["region"] = ["--patch", "region"]
+        out[f"{schedule}, no anchor"] = ["--patch", schedule, "--anchor", "0"]
+    out["2x30,1x20, anchor 30"] = ["--patch", "2x30,1x20", "--anchor", "30"]
+    out["4x8,2x26,1x16, anchor 13"] = ["--patch", "4x8,2x26,1x16", "--anchor", "13"]
+    out["region"] = ["--patch", "region", "--sigma-min", "2:0.3,4:0.9", "--tau", "0.005"]
+    out["free step, no adapter, 1x3,2x44,1x3, anchor 5"] = ["--adapter", "none", "--patch", "1x3,2x44,1x3", "--anchor", "5"]
     for order, taus in TAUS.items():
         for tau in taus:
-            name = f"auto, no floors, order {order}, tau {tau:g}"
-            out[name] = ["--patch", "auto", "--sigma-min", "none", "--order", str(order), "--tau", str(tau)]
+            name = f"the paper's rule, order {order}, tau {tau:g}"
+            out[name] = ["--patch", "auto", "--sigma-min", "none", "--anchor", "0", "--order", str(order), "--tau", str(tau)]
     for text in extra:
         name, arguments = text.split("=", 1)
         out[name] = shlex.split(arguments)

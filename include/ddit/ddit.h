@@ -57,8 +57,8 @@ typedef struct ddit_context_params {
 
 DDIT_API ddit_context_params ddit_context_params_init(void);
 
-/* params may be NULL (defaults). Errors: DDIT_ERR_ARGUMENT, DDIT_ERR_UNSUPPORTED (unknown backend or precision),
- * DDIT_ERR_BACKEND. */
+/* params may be NULL (defaults). Errors: DDIT_ERR_ARGUMENT (also an unknown precision), DDIT_ERR_UNSUPPORTED (an unknown
+ * backend, a precision it lacks), DDIT_ERR_BACKEND. */
 DDIT_API ddit_status ddit_context_create(ddit_context **out, const ddit_context_params *params, ddit_err *err);
 DDIT_API void ddit_context_free(ddit_context *context); /* NULL accepted */
 
@@ -97,7 +97,8 @@ typedef struct ddit_params {
     float guidance;              /* the guidance input of the network; NaN: ddit.json, else 3.5 */
     float cfg_scale;             /* classifier-free guidance with two branches; NaN or 1: off */
     int max_sequence_length;     /* T5 tokens; 0: ddit.json, tokenizer_2's model_max_length, else 512 (256 without guidance input) */
-    const char *patch;           /* "off", "auto", "region", a schedule ("1x3,2x20,4x7"), "@FILE" (a trace or a picture of ours);
+    const char *patch;           /* "off", "auto", "region", a schedule ("1x3,2x20,4x7"), "@FILE" (a trace or a
+                                  * picture of ours, whose anchor is taken too);
                                   * NULL: ddit.json, else auto with an adapter, else off */
     double tau;                  /* threshold, used as given; NaN: the adapter's, scaled to the number of steps; else 0.001 */
     double rho;                  /* quantile 0..1; NaN: the adapter's, else 0.4 */

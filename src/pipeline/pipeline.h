@@ -51,8 +51,8 @@ void dd_settings_deinit(dd_settings *settings, const dd_allocator *a);
 /* What the sampler is asked for. */
 dd_sampler_params dd_settings_sampler(const dd_settings *settings, const ddit_model *model);
 
-/* Reads the schedule stored in a trace (JSON) or one of our pictures (PNG). */
-ddit_status dd_replay_read(dd_patch_schedule *schedule, const dd_allocator *a, const char *path, ddit_err *err);
+/* Reads the schedule stored in a trace (JSON) or one of our pictures (PNG), and the anchor of that run (-1 if it does not say). */
+ddit_status dd_replay_read(dd_patch_schedule *schedule, int *anchor, const dd_allocator *a, const char *path, ddit_err *err);
 
 /* One prompt through both text encoders. Host memory, float32. */
 typedef struct dd_prompt_embedding {

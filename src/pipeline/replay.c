@@ -52,7 +52,7 @@ static ddit_status read_steps(dd_patch_schedule *schedule, const dd_allocator *a
     return DDIT_OK;
 }
 
-ddit_status dd_replay_read(dd_patch_schedule *schedule, const dd_allocator *a, const char *path, ddit_err *err) {
+ddit_status dd_replay_read(dd_patch_schedule *schedule, int *anchor, const dd_allocator *a, const char *path, ddit_err *err) {
     char *text;
     json_error_t problem;
     DD_TRY(read_text(a, path, &text, err));
@@ -62,6 +62,9 @@ ddit_status dd_replay_read(dd_patch_schedule *schedule, const dd_allocator *a, c
         status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected a trace or a picture of ddit; as JSON it fails at byte %d: %s", path,
                          problem.position, problem.text);
     else status = read_steps(schedule, a, root, path, err);
+    const json_t *stored = json_object_get(root, "anchor");
+    json_int_t steps = json_is_integer(stored) ? json_integer_value(stored) : -1;
+    *anchor = steps >= 0 && steps <= DD_MAX_STEPS ? (int)steps : -1;
     json_decref(root);
     dd_free(a, text);
     return status;

@@ -108,14 +108,15 @@ static void resolve_allowed(dd_settings *s, const ddit_model *m) {
     }
 }
 
-static ddit_status resolve_anchor(dd_settings *s, const ddit_model *m, const ddit_params *p, ddit_err *err) {
-    s->anchor = p->anchor >= 0 ? p->anchor : s->coarse_free || !m->adapter.file ? 0 : m->adapter.anchor;
+static ddit_status resolve_anchor(dd_settings *s, const ddit_model *m, const ddit_params *p, int replayed, ddit_err *err) {
+    int by_adapter = s->coarse_free || !m->adapter.file ? 0 : m->adapter.anchor;
+    s->anchor = p->anchor >= 0 ? p->anchor : replayed >= 0 ? replayed : by_adapter;
     if (p->anchor < -1 || s->anchor > DD_MAX_STEPS)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "anchor is %d, expected 0 (none) to %d steps", p->anchor, DD_MAX_STEPS);
     return DDIT_OK;
 }
 
-static ddit_status parse_policy(dd_settings *s, const ddit_model *m, ddit_err *err) {
+static ddit_status parse_policy(dd_settings *s, const ddit_model *m, int *anchor, ddit_err *err) {
     const dd_allocator *a = &m->context->allocator;
     static const struct { const char *name; dd_patch_kind kind; } names[] = {
         {"off", DD_PATCH_OFF}, {"auto", DD_PATCH_AUTO}, {"region", DD_PATCH_REGION}};
@@ -125,7 +126,7 @@ static ddit_status parse_policy(dd_settings *s, const ddit_model *m, ddit_err *e
             return DDIT_OK;
         }
     s->policy.kind = DD_PATCH_SCHEDULE;
-    if (s->patch[0] == '@') DD_TRY(dd_replay_read(&s->schedule, a, s->patch + 1, err));
+    if (s->patch[0] == '@') DD_TRY(dd_replay_read(&s->schedule, anchor, a, s->patch + 1, err));
     else {
         ddit_status status = dd_patch_schedule_parse(&s->schedule, a, s->patch, err);
         if (status != DDIT_OK) return dd_fail_prefix(err, status, "patch (off, auto, region, a schedule such as 1x3,2x20, or @FILE)");
@@ -167,9 +168,10 @@ static ddit_status resolve_policy(dd_settings *s, const ddit_model *m, const ddi
     const char *patch = p->patch ? p->patch : by_model ? by_model : has_adapter ? "auto" : "off";
     DD_TRY(dd_strdup(a, &s->patch, patch, err));
     s->policy = dd_patch_policy_default();
-    DD_TRY(parse_policy(s, m, err));
+    int replayed_anchor = -1;
+    DD_TRY(parse_policy(s, m, &replayed_anchor, err));
     DD_TRY(resolve_coarse(s, m, p, err));
-    DD_TRY(resolve_anchor(s, m, p, err));
+    DD_TRY(resolve_anchor(s, m, p, replayed_anchor, err));
     DD_TRY(resolve_rule(s, m, p, err));
     resolve_allowed(s, m);
     DD_TRY(resolve_steps(s, m, p, err));
@@ -188,6 +190,8 @@ ddit_status dd_settings_resolve(dd_settings *s, const ddit_model *m, const ddit_
     DD_GO(resolve_text_length(s, m, p, err));
     DD_GO(resolve_policy(s, m, p, err));
     if (p->noise_file) DD_GO(dd_strdup(a, &s->noise_file, p->noise_file, err));
+    dd_sampler_params sampler = dd_settings_sampler(s, m);
+    DD_GO(dd_sampler_check(&m->config.transformer, a, &sampler, err));
 done:
     if (status != DDIT_OK) dd_settings_deinit(s, a);
     return status;

@@ -75,11 +75,13 @@ static dd_flux_run_params run_params(const dd_sampler_params *p, dd_grid grid, c
                                 .guidance = p->guidance, .times = times, .time_count = time_count, .trimmed_text = p->trimmed_text};
 }
 
+static dd_grid grid_of(const dd_flux_config *config, const dd_sampler_params *p) {
+    return (dd_grid){p->latent_height / config->patch, p->latent_width / config->patch, config->patch};
+}
+
 dd_sampler_bytes dd_sampler_measure(const dd_flux_config *config, dd_dtype activation, const dd_sampler_params *params) {
     int free_time[DD_FACTOR_COUNT];
-    int patch = config->patch;
-    dd_grid grid = {params->latent_height / patch, params->latent_width / patch, patch};
-    dd_flux_run_params run = run_params(params, grid, NULL, count_times(params, free_time));
+    dd_flux_run_params run = run_params(params, grid_of(config, params), NULL, count_times(params, free_time));
     uint64_t values = latent_values(config, params);
     dd_sampler_bytes bytes = {.run = dd_flux_run_measure(config, activation, &run)};
     bytes.latents = aligned(values) * latent_buffers(params) * sizeof(float);
@@ -105,6 +107,14 @@ static ddit_status check_free(const dd_sampler_params *p, dd_grid grid, ddit_err
                            8 * grid.patch * k, 8 * grid.patch * grid.cols, 8 * grid.patch * grid.rows);
     }
     return DDIT_OK;
+}
+
+ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params, ddit_err *err) {
+    dd_grid grid = grid_of(config, params);
+    dd_patch_decider decider;
+    DD_TRY(dd_patch_decider_init(&decider, a, &params->policy, params->steps, grid, err));
+    dd_patch_decider_deinit(&decider);
+    return params->coarse_free ? check_free(params, grid, err) : DDIT_OK;
 }
 
 static ddit_status create_run(dd_sampler *s, ddit_err *err) {
@@ -189,7 +199,7 @@ ddit_status dd_sampler_create(dd_sampler **out, dd_flux_dit *dit, const dd_sampl
     s->backend = b;
     s->params = *params;
     s->channels = config->latent_channels;
-    s->grid = (dd_grid){params->latent_height / config->patch, params->latent_width / config->patch, config->patch};
+    s->grid = grid_of(config, params);
     ddit_status status = build(s, err);
     if (status != DDIT_OK) {
         dd_sampler_free(s);

@@ -54,6 +54,9 @@ typedef struct dd_sampler_bytes {
 } dd_sampler_bytes;
 dd_sampler_bytes dd_sampler_measure(const dd_flux_config *config, dd_dtype activation, const dd_sampler_params *params);
 
+/* Whether a sampler can be made, before anything expensive is done: what dd_sampler_create refuses of policy, schedule and steps. */
+ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params, ddit_err *err);
+
 /* Plans everything: nothing is allocated in the step loop. Errors: DDIT_ERR_ARGUMENT (policy, steps, coarse = free with sizes that
  * a factor does not divide or with mixed layouts), DDIT_ERR_MISMATCH, DDIT_ERR_NO_MEMORY; *out is NULL on failure. */
 ddit_status dd_sampler_create(dd_sampler **out, dd_flux_dit *dit, const dd_sampler_params *params, ddit_err *err);

@@ -317,13 +317,14 @@ static void anchored_steps_are_traced(dd_test *t) {
     json_decref(metadata);
     ddit_image_free(image);
     snprintf(at, sizeof at, "@%s/%s", dir.folder, names[0]);
-    p.patch = at; /* replays layouts; the anchor is asked for as before */
+    p.patch = at; /* replays layouts and anchor, unless another is asked for */
     p.steps = 0;
-    for (int anchor = 2; anchor >= 0; anchor -= 2) {
-        p.anchor = anchor;
+    static const int anchors[] = {-1, 2, 0};
+    for (int i = 0; i < 3; i++) {
+        p.anchor = anchors[i];
         DD_NEED_OK(t, ddit_session_create(&again, o.model, &p, &t->err));
         DD_OK(t, ddit_session_run(again, &t->err));
-        DD_CHECK(t, same_latent(again, s) == (anchor == 2));
+        DD_CHECK(t, same_latent(again, s) == (anchors[i] != 0));
         ddit_session_free(again);
     }
     ddit_session_free(s);
