@@ -1,8 +1,8 @@
 /* A pool of threads that share numbered tasks.
  *
  * Why not OpenMP's loops: their barrier waits for every thread of the team, so that on a machine with other load one descheduled
- * thread stalls every op (measured: 40 x slower steps at twice the load). Here tasks are taken one by one, the caller works too, and
- * it waits only for threads that hold a task.
+ * thread stalls every op (SPEED.md). Here tasks are taken one by one, the caller works too, and it waits only for threads that hold
+ * a task.
  */
 #ifndef DD_BASE_POOL_H
 #define DD_BASE_POOL_H
