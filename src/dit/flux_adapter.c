@@ -3,7 +3,7 @@
 
 #include "dit/flux_weights.h"
 
-/* Row weights of bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (spec C.2): B1 [n, base]. */
+/* Row weights of bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (docs/method.md 2): B1 [n, base]. */
 static void upsample_matrix(int n, int base, double *matrix) {
     memset(matrix, 0, (size_t)(n * base) * sizeof *matrix);
     for (int i = 0; i < n; i++) {

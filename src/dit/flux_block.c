@@ -1,4 +1,5 @@
-/* The two kinds of blocks, as calls over the run's buffers. Source: FLUX.1 (spec A.5); LoRA by rows (design 9.10). */
+/* The two kinds of blocks, as calls over the run's buffers. Source: FLUX.1's DoubleStreamBlock and SingleStreamBlock (diffusers'
+ * FluxTransformerBlock, FluxSingleTransformerBlock); LoRA by rows: docs/method.md 2. */
 #include <math.h>
 
 #include "dit/flux_run.h"

@@ -1,5 +1,5 @@
 /* What does not depend on the latent, once per run: the text's embedding and every block's modulation vectors at all times.
- * Source: spec A.3; design 5b (27 % of FLUX's weights are read once instead of at every step). */
+ * 27 % of FLUX's weights are so read once instead of at every step. Source: CombinedTimestepGuidanceTextProjEmbeddings of diffusers. */
 #include <math.h>
 
 #include "dit/flux_run.h"
@@ -17,7 +17,7 @@ typedef struct workspace {
 } workspace;
 
 /* [cos(t f_i), sin(t f_i)], f_i = exp(-ln(10000) i / 128). Every operation rounds to float32, as in torch: at t = 1000 an exponent
- * in double would move the angles by 5e-4 (design 9.4). */
+ * in double would move the angles by 5e-4. */
 static void sinusoid(float time, float *out) {
     for (int i = 0; i < TIME_WIDTH / 2; i++) {
         float exponent = (float)-log(10000.0) * (float)i;

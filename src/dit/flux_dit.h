@@ -4,7 +4,7 @@
  * belongs to one picture size and one list of times: it owns the buffers, planned for the largest layout before the first step,
  * and the tables of what does not depend on the latent (modulations of all steps, embedded text).
  *
- * Source: FLUX.1 (spec A.2-A.6), patch sizes after DDiT (arXiv 2602.16968; spec C.2-C.6, design 9).
+ * Source: FLUX.1 (FluxTransformer2DModel of diffusers 0.42), patch sizes after DDiT (arXiv 2602.16968); exactly: docs/method.md 1, 2.
  */
 #ifndef DD_DIT_FLUX_DIT_H
 #define DD_DIT_FLUX_DIT_H
@@ -42,7 +42,7 @@ typedef struct dd_flux_run_params {
     float guidance;        /* ignored by models without guidance embedding */
     const float *times;    /* [time_count], 1000 sigma of every call; copied */
     int time_count;
-    int trimmed_text;      /* text rows of layouts without a factor 1 cell; 0 = all (design 5b) */
+    int trimmed_text;      /* text rows of layouts without a factor 1 cell; 0 = all */
 } dd_flux_run_params;
 
 /* Bytes a run takes in backend memory: buffers of a step, tables of all calls, and the most that dd_flux_run_condition needs for

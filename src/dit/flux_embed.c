@@ -1,8 +1,8 @@
-/* Latent to tokens and back, one matrix product per factor present. Source: spec A.6, C.2, C.6; design 9.9. */
+/* Latent to tokens and back, one matrix product per factor present. Source: FluxPipeline's packing; docs/method.md 2. */
 #include "dit/flux_run.h"
 
 #define NORM_EPS 1e-6f
-#define SIGMA_FLOOR 0.05f /* the high-frequency residual divides by sigma (spec C.6) */
+#define SIGMA_FLOOR 0.05f /* the high-frequency residual divides by sigma */
 
 /* Rows of one factor in buffers that hold all cells in the order of the layout. n = cell edge, latent pixels. */
 typedef struct factor_rows {

@@ -14,7 +14,7 @@ typedef struct dd_flux_rope {
     const dd_allocator *allocator;
 } dd_flux_rope;
 
-/* For grids up to `grid`. Angles in float64, stored as float32 (diffusers). Source: spec A.4, C.4. */
+/* For grids up to `grid`. Angles in float64, stored as float32 (diffusers' FluxPosEmbed). Centres of cells: docs/method.md 1. */
 ddit_status dd_flux_rope_init(dd_flux_rope *rope, const dd_allocator *a, const dd_flux_config *config, dd_grid grid, ddit_err *err);
 void dd_flux_rope_deinit(dd_flux_rope *rope);
 

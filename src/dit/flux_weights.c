@@ -14,7 +14,7 @@ typedef struct linear_row {
     const char *name;
     size_t field;
     width out, in;
-    bool lora; /* the adapter may carry LoRA for it (spec C.5) */
+    bool lora; /* the adapter may carry LoRA for it (docs/adapter_file.md) */
 } linear_row;
 
 typedef struct norm_row {

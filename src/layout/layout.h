@@ -5,7 +5,7 @@
  * immutable after it is made and knows nothing of weights or tensors.
  *
  * Where k*p does not divide the latent, uniform layouts have cells that hang over the right and bottom edge; whoever reads
- * them repeats the edge, whoever writes them crops (design: sizes).
+ * them repeats the edge, whoever writes them crops.
  */
 #ifndef DD_LAYOUT_LAYOUT_H
 #define DD_LAYOUT_LAYOUT_H

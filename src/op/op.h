@@ -99,7 +99,7 @@ typedef struct dd_norm_args {
 } dd_norm_args;
 
 /* In place per row and head: RMS norm over the head's E values with weight, then rotation of the pairs (2j, 2j+1).
- * rope [M, E]: E/2 pairs (cos, sin) per row, F32; NULL = no rotation. Source: FLUX qk norm and rope (spec A.4, A.5). */
+ * rope [M, E]: E/2 pairs (cos, sin) per row, F32; NULL = no rotation. Source: FLUX.1's QKNorm and apply_rope. */
 typedef struct dd_qk_norm_rope_args {
     dd_tensor x; /* [M, A*E] act */
     int heads;
@@ -148,8 +148,8 @@ typedef struct dd_cells_gather_args {
 
 /* velocity[c, row, col] = x[m, (c, i, j)] (+ residual parts) for every pixel of every cell inside the latent.
  *   pixel linear: + pixel_weight[c, :] . z[:, row, col] + pixel_bias[c]
- *   high frequency: + hf_gain * (z - P z P^T) per cell and channel, P = projection [n, n] (B1 B1^+ of spec C.2); edges repeat
- * z is the latent handed to the model. Source: design, exact definitions 9. */
+ *   high frequency: + hf_gain * (z - P z P^T) per cell and channel, P = projection [n, n] (B1 B1^+ of docs/method.md 2); edges repeat
+ * z is the latent handed to the model. Source: docs/method.md 2. */
 typedef struct dd_cells_scatter_args {
     dd_tensor velocity; /* [C, h, w] F32 */
     dd_tensor x;        /* [M, C*n*n] F32 */
@@ -162,7 +162,7 @@ typedef struct dd_cells_scatter_args {
     float hf_gain;
 } dd_cells_scatter_args;
 
-/* Statistics of the policy (design, exact definitions 5): D = difference of `order` (1..3) of latents[0] (newest) …
+/* Statistics of the policy (docs/method.md 3): D = difference of `order` (1..3) of latents[0] (newest) …
  * latents[order]; std (unbiased, two passes, float64 sums) over the C*n*n values of every whole aligned n x n block of D,
  * raster order. Result in host memory: stds [(h/n) * (w/n)]. */
 typedef struct dd_patch_stats_args {
@@ -172,7 +172,7 @@ typedef struct dd_patch_stats_args {
     float *stds; /* host memory, owned by the caller */
 } dd_patch_stats_args;
 
-/* The free coarse step (design 4.2), second half: from z, z' = pool(z)/a and the small model's velocity v' to
+/* The free coarse step (docs/method.md 5), second half: from z, z' = pool(z)/a and the small model's velocity v' to
  *   x0' = z' - sigma_small * v';  x0 = bilinear(x0') + gain * (z - repeat(pool(z)));  velocity = (z - x0) / sigma. */
 typedef struct dd_coarse_lift_args {
     dd_tensor velocity; /* [C, h, w] F32 */

@@ -1,4 +1,4 @@
-/* What a run leaves behind as text: the trace (design 6) and the parameters line of pictures. */
+/* What a run leaves behind as text: the trace (docs/trace.md) and the parameters line of pictures. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>

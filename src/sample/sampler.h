@@ -5,7 +5,7 @@
  * path. With anchor = N > 0 a coarse step without a valid correction runs at both sizes: it takes the fine velocity and keeps the
  * difference. The next N steps add that difference to the coarse velocity of the same factor. Mixed layouts run without it.
  *
- * Source: FluxPipeline with FlowMatchEulerDiscreteScheduler (spec A.7); DDiT's scheduler (spec C.8); design 4, 9.
+ * Source: FluxPipeline with FlowMatchEulerDiscreteScheduler of diffusers 0.42; DDiT's scheduler; docs/method.md 3 to 6.
  */
 #ifndef DD_SAMPLE_SAMPLER_H
 #define DD_SAMPLE_SAMPLER_H

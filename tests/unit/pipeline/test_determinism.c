@@ -1,4 +1,4 @@
-/* The same machine, seed and parameters give the same bytes for any number of threads (design 8): final latents and pictures
+/* The same machine, seed and parameters give the same bytes for any number of threads: final latents and pictures
  * for 1, 2 and 3 threads. bench/determinism.sh does it with the program, full runs, five times each. */
 #include <sys/stat.h>
 

@@ -180,7 +180,7 @@ static void check_trace(dd_test *t, ddit_session *s) {
     const dd_step_record *records = dd_sampler_records(s->sampler, &count);
     json_t *trace = trace_of(s);
     DD_NEED(t, trace != NULL);
-    /* the keys of the design, then those that came later */
+    /* the keys of docs/trace.md */
     KEYS(t, trace, "trace", "format", "version", "model", "adapter", "prompt", "seed", "width", "height", "guidance",
          "cfg_scale", "policy", "coarse", "schedule", "phases", "steps", "negative_prompt", "noise_file", "max_sequence_length",
          "precision", "device", "anchor");
