@@ -34,11 +34,13 @@ int main(int argc, char **argv) {
     double base_seconds, fast_seconds;
     if (argc != 4) return fprintf(stderr, "usage: compare MODEL-FOLDER PROMPT OUT.png\n"), 2;
     int failed = ddit_context_create(&context, NULL, &err) || ddit_model_open(&model, context, argv[1], NULL, &err) ||
-                 draw(&base, model, argv[2], "off", &base_seconds, &err) || draw(&fast, model, argv[2], "auto", &fast_seconds, &err) ||
-                 ddit_image_join(&both, base, fast, &err) || ddit_image_save_png(both, argv[3], &err);
+                 draw(&base, model, argv[2], "off", &base_seconds, &err) ||
+                 draw(&fast, model, argv[2], "auto", &fast_seconds, &err) || ddit_image_join(&both, base, fast, &err) ||
+                 ddit_image_save_png(both, argv[3], &err);
     if (failed) fprintf(stderr, "compare: %s\n", err.text);
     else
-        printf("%s: \"%s\", 50 steps on %s\nleft:  base  %6.2f s\nright: DDiT  %6.2f s  %.2f times faster, %.1f dB from the base picture\n",
+        printf("%s: \"%s\", 50 steps on %s\nleft:  base  %6.2f s\nright: DDiT  %6.2f s  %.2f times faster, %.1f dB from the "
+               "base picture\n",
                argv[3], argv[2], ddit_context_device(context), base_seconds, fast_seconds, base_seconds / fast_seconds,
                ddit_image_psnr(base, fast));
     ddit_image_free(both);

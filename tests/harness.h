@@ -49,19 +49,30 @@ __attribute__((format(printf, 2, 3))) void dd_test_skip(dd_test *t, const char *
     do { if (!(condition)) { dd_test_fail(t, __FILE__, __LINE__, "%s", #condition); return; } } while (0)
 
 /* The call must return DDIT_OK; otherwise the error sentence is shown. Calls take &t->err. */
-#define DD_OK(t, call) \
-    do { ddit_status s_ = (call); if (s_ != DDIT_OK) dd_test_fail(t, __FILE__, __LINE__, "%s -> %d: %s", #call, (int)s_, (t)->err.text); } while (0)
-#define DD_NEED_OK(t, call) \
-    do { ddit_status s_ = (call); if (s_ != DDIT_OK) { dd_test_fail(t, __FILE__, __LINE__, "%s -> %d: %s", #call, (int)s_, (t)->err.text); return; } } while (0)
+#define DD_OK(t, call)                                                                                                         \
+    do {                                                                                                                       \
+        ddit_status s_ = (call);                                                                                               \
+        if (s_ != DDIT_OK) dd_test_fail(t, __FILE__, __LINE__, "%s -> %d: %s", #call, (int)s_, (t)->err.text);                 \
+    } while (0)
+#define DD_NEED_OK(t, call)                                                                                                    \
+    do {                                                                                                                       \
+        ddit_status s_ = (call);                                                                                               \
+        if (s_ != DDIT_OK) {                                                                                                   \
+            dd_test_fail(t, __FILE__, __LINE__, "%s -> %d: %s", #call, (int)s_, (t)->err.text);                                \
+            return;                                                                                                            \
+        }                                                                                                                      \
+    } while (0)
 
 /* The call must fail with `code` and a sentence that contains `part` (NULL: any). */
-#define DD_FAILS(t, call, code_, part) \
-    do { \
-        (t)->err = (ddit_err){0}; \
-        ddit_status s_ = (call); \
-        const char *part_ = (part); \
-        if (s_ != (code_)) dd_test_fail(t, __FILE__, __LINE__, "%s -> %d (%s), expected %d", #call, (int)s_, (t)->err.text, (int)(code_)); \
-        else if (part_ && !strstr((t)->err.text, part_)) dd_test_fail(t, __FILE__, __LINE__, "\"%s\" does not contain \"%s\"", (t)->err.text, part_); \
+#define DD_FAILS(t, call, code_, part)                                                                                         \
+    do {                                                                                                                       \
+        (t)->err = (ddit_err){0};                                                                                              \
+        ddit_status s_ = (call);                                                                                               \
+        const char *part_ = (part);                                                                                            \
+        if (s_ != (code_))                                                                                                     \
+            dd_test_fail(t, __FILE__, __LINE__, "%s -> %d (%s), expected %d", #call, (int)s_, (t)->err.text, (int)(code_));    \
+        else if (part_ && !strstr((t)->err.text, part_))                                                                       \
+            dd_test_fail(t, __FILE__, __LINE__, "\"%s\" does not contain \"%s\"", (t)->err.text, part_);                       \
     } while (0)
 
 /* Distance measures over n floats: ||a-b|| / ||b|| (0 if both are 0), and max |a-b|. */

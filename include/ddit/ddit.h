@@ -7,10 +7,10 @@
  *     ddit_image_free(image); ddit_model_close(model); ddit_context_free(context);
  *
  * Objects: a context (processor, threads, memory) > models (weights, immutable after open) > sessions (one picture being made).
- * Children are freed before their parents; freeing a parent that still has children does nothing. A context and everything under
- * it is used by one thread at a time; several contexts are independent. The library never prints, exits or aborts, and keeps no
- * global state. Functions return DDIT_OK or a negative code and write a sentence into *err (which may be NULL). On failure an
- * out-parameter is NULL. Strings are UTF-8.
+ * Children are freed before their parents; freeing a parent that still has children does nothing. A context and everything
+ * under it is used by one thread at a time; several contexts are independent. The library never prints, exits or aborts, and
+ * keeps no global state. Functions return DDIT_OK or a negative code and write a sentence into *err (which may be NULL). On
+ * failure an out-parameter is NULL. Strings are UTF-8.
  */
 #ifndef DDIT_DDIT_H
 #define DDIT_DDIT_H
@@ -70,7 +70,8 @@ DDIT_API const char *ddit_context_device(const ddit_context *context);
 /* Opens a diffusers folder of a FluxPipeline and prepares its transformer; text encoders and autoencoder are read when needed.
  * adapter: path of a DDiT adapter file; NULL = the folder's ddit-adapter.safetensors if there is one; "none" = no adapter.
  * Errors: DDIT_ERR_NOT_FOUND, DDIT_ERR_READ, DDIT_ERR_FORMAT, DDIT_ERR_MISMATCH, DDIT_ERR_UNSUPPORTED, DDIT_ERR_NO_MEMORY. */
-DDIT_API ddit_status ddit_model_open(ddit_model **out, ddit_context *context, const char *folder, const char *adapter, ddit_err *err);
+DDIT_API ddit_status ddit_model_open(ddit_model **out, ddit_context *context, const char *folder, const char *adapter,
+                                     ddit_err *err);
 DDIT_API void ddit_model_close(ddit_model *model); /* NULL accepted */
 
 /* ------------------------------------------------------------------------------------------------ parameters */
@@ -96,7 +97,8 @@ typedef struct ddit_params {
     uint64_t seed;               /* torch's CPU generator */
     float guidance;              /* the guidance input of the network; NaN: ddit.json, else 3.5 */
     float cfg_scale;             /* classifier-free guidance with two branches; NaN or 1: off */
-    int max_sequence_length;     /* T5 tokens; 0: ddit.json, tokenizer_2's model_max_length, else 512 (256 without guidance input) */
+    int max_sequence_length;     /* T5 tokens; 0: ddit.json, tokenizer_2's model_max_length, else 512 (256 without
+                                  * guidance input) */
     const char *patch;           /* "off", "auto", "region", a schedule ("1x3,2x20,4x7"), "@FILE" (a trace or a
                                   * picture of ours, whose anchor is taken too);
                                   * NULL: ddit.json, else auto with an adapter, else off */
@@ -168,8 +170,8 @@ DDIT_API ddit_status ddit_image_save_png(const ddit_image *image, const char *pa
  * Errors: DDIT_ERR_ARGUMENT, DDIT_ERR_NO_MEMORY. The image belongs to the caller. */
 DDIT_API ddit_status ddit_image_join(ddit_image **out, const ddit_image *left, const ddit_image *right, ddit_err *err);
 
-/* Peak signal-to-noise ratio in dB between two images of one size, over all 8-bit values; infinity when they are equal, NaN when the
- * sizes differ. */
+/* Peak signal-to-noise ratio in dB between two images of one size, over all 8-bit values; infinity when they are equal, NaN
+ * when the sizes differ. */
 DDIT_API double ddit_image_psnr(const ddit_image *a, const ddit_image *b);
 
 /* Removes the texts from the image, so that ddit_image_save_png writes none. */
@@ -180,10 +182,11 @@ DDIT_API void ddit_image_strip(ddit_image *image);
 /* Frees a text handed out by the functions below. NULL accepted. */
 DDIT_API void ddit_text_free(ddit_context *context, char *text);
 
-/* What a safetensors file, adapter, model folder or PNG of ours holds, as JSON; for a model folder also the memory that a run of
- * the given size would need, item by item. params may be NULL (the model's defaults). *json is freed with ddit_text_free.
+/* What a safetensors file, adapter, model folder or PNG of ours holds, as JSON; for a model folder also the memory that a run
+ * of the given size would need, item by item. params may be NULL (the model's defaults). *json is freed with ddit_text_free.
  * Errors: as ddit_model_open. */
-DDIT_API ddit_status ddit_inspect(char **json, ddit_context *context, const char *path, const ddit_params *params, ddit_err *err);
+DDIT_API ddit_status ddit_inspect(char **json, ddit_context *context, const char *path, const ddit_params *params,
+                                  ddit_err *err);
 
 typedef struct ddit_bench_params {
     size_t struct_size;

@@ -32,8 +32,8 @@ ddit_status dd_mapped_file_open(dd_mapped_file *file, const char *path, ddit_err
         if (data == MAP_FAILED) {
             int reason = errno;
             close(fd);
-            return dd_fail(err, reason == ENOMEM ? DDIT_ERR_NO_MEMORY : DDIT_ERR_READ, "%s: cannot map %zu bytes: %s", path, size,
-                           strerror(reason));
+            return dd_fail(err, reason == ENOMEM ? DDIT_ERR_NO_MEMORY : DDIT_ERR_READ, "%s: cannot map %zu bytes: %s", path,
+                           size, strerror(reason));
         }
         *file = (dd_mapped_file){data, size};
     }

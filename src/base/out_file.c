@@ -36,7 +36,8 @@ ddit_status dd_out_file_open(dd_out_file *file, const dd_allocator *a, const cha
     if (fd < 0) {
         int reason = errno;
         if (reason == ENOENT || reason == ENOTDIR)
-            status = dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder \"%.*s\" does not exist; make it first", path, folder, path);
+            status =
+                dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder \"%.*s\" does not exist; make it first", path, folder, path);
         else
             status = dd_fail(err, DDIT_ERR_WRITE, "%s: cannot be written: %s", path, strerror(reason));
         goto done;

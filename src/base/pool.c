@@ -4,8 +4,8 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-/* Idle threads look for work this often before they sleep: longer than the pause between two ops of a step, so that a step never
- * pays for a wake-up, and short enough not to burn a core between steps. */
+/* Idle threads look for work this often before they sleep: longer than the pause between two ops of a step, so that a step
+ * never pays for a wake-up, and short enough not to burn a core between steps. */
 enum { SPINS_BEFORE_SLEEP = 4000, SPINS_BEFORE_YIELD = 200 };
 
 /* `state`: bits 0-15 threads inside the job, bit 16 the job is open, the rest counts jobs. */
@@ -78,7 +78,8 @@ static void *help(void *argument) {
             atomic_fetch_sub(&pool->state, 1);
             /* the job stays open until the caller has seen its end: do not enter it again */
             uint64_t job = atomic_load(&pool->state) / JOB_UNIT;
-            while ((atomic_load(&pool->state) & OPEN_BIT) && atomic_load(&pool->state) / JOB_UNIT == job && !atomic_load(&pool->stopping))
+            while ((atomic_load(&pool->state) & OPEN_BIT) && atomic_load(&pool->state) / JOB_UNIT == job &&
+                   !atomic_load(&pool->stopping))
                 sched_yield();
             continue;
         }

@@ -1,8 +1,8 @@
 /* A pool of threads that share numbered tasks.
  *
- * Why not OpenMP's loops: their barrier waits for every thread of the team, so that on a machine with other load one descheduled
- * thread stalls every op (SPEED.md). Here tasks are taken one by one, the caller works too, and it waits only for threads that hold
- * a task.
+ * Why not OpenMP's loops: their barrier waits for every thread of the team, so that on a machine with other load one
+ * descheduled thread stalls every op (SPEED.md). Here tasks are taken one by one, the caller works too, and it waits only for
+ * threads that hold a task.
  */
 #ifndef DD_BASE_POOL_H
 #define DD_BASE_POOL_H
@@ -21,8 +21,8 @@ ddit_status dd_pool_create(dd_pool **out, const dd_allocator *a, int threads, vo
 /* Ends the threads; NULL is accepted. Not during a run. */
 void dd_pool_free(dd_pool *pool);
 
-/* Calls run(user, t, worker) for every t in 0..count-1 exactly once, in any order and on any threads, and returns when all are done.
- * One call at a time. Allocates nothing. */
+/* Calls run(user, t, worker) for every t in 0..count-1 exactly once, in any order and on any threads, and returns when all are
+ * done. One call at a time. Allocates nothing. */
 void dd_pool_run(dd_pool *pool, int64_t count, dd_pool_task run, void *user);
 
 #endif

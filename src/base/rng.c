@@ -45,7 +45,8 @@ static void normal_block(float *d) {
 }
 
 ddit_status dd_randn_torch(uint64_t seed, size_t count, float *out, ddit_err *err) {
-    if (count < BLOCK) return dd_fail(err, DDIT_ERR_ARGUMENT, "noise of %zu values was asked for; at least %d are needed", count, BLOCK);
+    if (count < BLOCK)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "noise of %zu values was asked for; at least %d are needed", count, BLOCK);
     mt19937 g;
     mt_seed(&g, (uint32_t)seed);
     for (size_t i = 0; i < count; i++) out[i] = uniform(&g);

@@ -3,7 +3,7 @@
 
 #include "dit/flux_weights.h"
 
-/* Row weights of bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (docs/method.md 2): B1 [n, base]. */
+/* B1 [n, base]: bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (docs/method.md 2). */
 static void upsample_matrix(int n, int base, double *matrix) {
     memset(matrix, 0, (size_t)(n * base) * sizeof *matrix);
     for (int i = 0; i < n; i++) {
@@ -76,8 +76,8 @@ done:
 }
 
 /* Puts the residual's matrices of one factor into its slot of dit->residual_vectors: [C, C], [C], [n, n]. */
-static ddit_status load_residual(dd_flux_dit *dit, dd_flux_patch *patch, const dd_adapter *adapter, const dd_adapter_factor *factor,
-                                 int n, float *slot, float *scratch, ddit_err *err) {
+static ddit_status load_residual(dd_flux_dit *dit, dd_flux_patch *patch, const dd_adapter *adapter,
+                                 const dd_adapter_factor *factor, int n, float *slot, float *scratch, ddit_err *err) {
     int64_t c = dit->config.latent_channels;
     float *host = scratch;
     patch->has_pixel = adapter->residual_linear && factor->res_weight;
@@ -110,7 +110,8 @@ ddit_status dd_flux_dit_add_adapter(dd_flux_dit *dit, const dd_adapter *adapter,
         int n = dit->config.patch * dd_factor_at(f);
         if (!factor->present) continue;
         DD_GO(load_patch(dit, &dit->patch[f], factor, n, err));
-        DD_GO(load_residual(dit, &dit->patch[f], adapter, factor, n, dit->residual_vectors + (size_t)f * slot_size, scratch, err));
+        DD_GO(load_residual(dit, &dit->patch[f], adapter, factor, n, dit->residual_vectors + (size_t)f * slot_size, scratch,
+                            err));
         dit->patch[f].present = true;
     }
     dit->lora_scale = adapter->rank > 0 ? adapter->alpha / (float)adapter->rank : 0.0f;

@@ -1,5 +1,5 @@
-/* The two kinds of blocks, as calls over the run's buffers. Source: FLUX.1's DoubleStreamBlock and SingleStreamBlock (diffusers'
- * FluxTransformerBlock, FluxSingleTransformerBlock); LoRA by rows: docs/method.md 2. */
+/* The two kinds of blocks, as calls over the run's buffers. Source: FLUX.1's DoubleStreamBlock and SingleStreamBlock
+ * (diffusers' FluxTransformerBlock, FluxSingleTransformerBlock); LoRA by rows: docs/method.md 2. */
 #include <math.h>
 
 #include "dit/flux_run.h"
@@ -57,13 +57,17 @@ static dd_tensor modulation(const dd_flux_call *c, float *table, int count, int 
 }
 
 static ddit_status modulate(const dd_flux_call *c, dd_tensor y, dd_tensor x, dd_tensor shift, dd_tensor scale, ddit_err *err) {
-    return dd_op_norm(c->b, &(dd_norm_args){.y = y, .x = x, .kind = DD_NORM_LAYER, .eps = NORM_EPS, .scale = &scale, .shift = &shift},
-                      err);
+    return dd_op_norm(
+        c->b, &(dd_norm_args){.y = y, .x = x, .kind = DD_NORM_LAYER, .eps = NORM_EPS, .scale = &scale, .shift = &shift}, err);
 }
 
-static ddit_status norm_rope(const dd_flux_call *c, dd_tensor x, const dd_tensor *weight, const dd_tensor *rope, ddit_err *err) {
-    return dd_op_qk_norm_rope(c->b, &(dd_qk_norm_rope_args){.x = x, .heads = c->dit->config.num_attention_heads, .weight = weight,
-                                                            .rope = rope, .eps = NORM_EPS}, err);
+static ddit_status norm_rope(const dd_flux_call *c, dd_tensor x, const dd_tensor *weight, const dd_tensor *rope,
+                             ddit_err *err) {
+    return dd_op_qk_norm_rope(
+        c->b,
+        &(dd_qk_norm_rope_args){
+            .x = x, .heads = c->dit->config.num_attention_heads, .weight = weight, .rope = rope, .eps = NORM_EPS},
+        err);
 }
 
 static ddit_status attend(const dd_flux_call *c, dd_tensor out, ddit_err *err) {

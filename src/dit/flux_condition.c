@@ -1,5 +1,6 @@
 /* What does not depend on the latent, once per run: the text's embedding and every block's modulation vectors at all times.
- * 27 % of FLUX's weights are so read once instead of at every step. Source: CombinedTimestepGuidanceTextProjEmbeddings of diffusers. */
+ * 27 % of FLUX's weights are so read once instead of at every step. Source: CombinedTimestepGuidanceTextProjEmbeddings of
+ * diffusers. */
 #include <math.h>
 
 #include "dit/flux_run.h"
@@ -16,8 +17,8 @@ typedef struct workspace {
     float *sum;    /* host [S, d] */
 } workspace;
 
-/* [cos(t f_i), sin(t f_i)], f_i = exp(-ln(10000) i / 128). Every operation rounds to float32, as in torch: at t = 1000 an exponent
- * in double would move the angles by 5e-4. */
+/* [cos(t f_i), sin(t f_i)], f_i = exp(-ln(10000) i / 128). Every operation rounds to float32, as in torch: at t = 1000 an
+ * exponent in double would move the angles by 5e-4. */
 static void sinusoid(float time, float *out) {
     for (int i = 0; i < TIME_WIDTH / 2; i++) {
         float exponent = (float)-log(10000.0) * (float)i;
@@ -62,19 +63,23 @@ static ddit_status conditioning_vector(dd_flux_run *run, workspace *w, const flo
     DD_TRY(embed(dit, w, &dit->pooled, 1, dit->config.pooled_projection_dim, pooled, w->host, err));
     add_to_rows(w->sum, w->host, rows, d);
     DD_TRY(dd_op_upload(b, w->out, w->sum, (size_t)rows * (size_t)d * sizeof(float), err));
-    return dd_op_affine(b, dd_tensor_2d(w->vec, b->activation, rows, d), 1.0f, dd_tensor_2d(w->out, DD_DTYPE_F32, rows, d), 0.0f, NULL,
-                        DD_ACTIVATION_SILU, err);
+    return dd_op_affine(b, dd_tensor_2d(w->vec, b->activation, rows, d), 1.0f, dd_tensor_2d(w->out, DD_DTYPE_F32, rows, d),
+                        0.0f, NULL, DD_ACTIVATION_SILU, err);
 }
 
 /* table [S, count d] = linear NAME(vec): the weight is prepared for this one product and freed. */
-static ddit_status modulation_table(dd_flux_run *run, const workspace *w, const char *name, int count, float *table, ddit_err *err) {
+static ddit_status modulation_table(dd_flux_run *run, const workspace *w, const char *name, int count, float *table,
+                                    ddit_err *err) {
     dd_flux_dit *dit = run->dit;
     dd_backend *b = dit->backend;
     int64_t d = dit->config.hidden;
     dd_weight *weight;
     DD_TRY(dd_flux_linear_once(dit, &weight, name, count * d, d, err));
-    ddit_status status = dd_op_linear(b, &(dd_linear_args){.y = dd_tensor_2d(table, DD_DTYPE_F32, run->time_count, count * d),
-                                                           .x = dd_tensor_2d(w->vec, b->activation, run->time_count, d), .w = weight}, err);
+    ddit_status status = dd_op_linear(b,
+                                      &(dd_linear_args){.y = dd_tensor_2d(table, DD_DTYPE_F32, run->time_count, count * d),
+                                                        .x = dd_tensor_2d(w->vec, b->activation, run->time_count, d),
+                                                        .w = weight},
+                                      err);
     dd_op_weight_free(b, weight);
     return status;
 }

@@ -4,7 +4,8 @@
  * belongs to one picture size and one list of times: it owns the buffers, planned for the largest layout before the first step,
  * and the tables of what does not depend on the latent (modulations of all steps, embedded text).
  *
- * Source: FLUX.1 (FluxTransformer2DModel of diffusers 0.42), patch sizes after DDiT (arXiv 2602.16968); exactly: docs/method.md 1, 2.
+ * Source: FLUX.1 (FluxTransformer2DModel of diffusers 0.42), patch sizes after DDiT (arXiv 2602.16968); exactly: docs/method.md
+ * 1, 2.
  */
 #ifndef DD_DIT_FLUX_DIT_H
 #define DD_DIT_FLUX_DIT_H
@@ -45,8 +46,8 @@ typedef struct dd_flux_run_params {
     int trimmed_text;      /* text rows of layouts without a factor 1 cell; 0 = all */
 } dd_flux_run_params;
 
-/* Bytes a run takes in backend memory: buffers of a step, tables of all calls, and the most that dd_flux_run_condition needs for
- * a moment. */
+/* Bytes a run takes in backend memory: buffers of a step, tables of all calls, and the most that dd_flux_run_condition needs
+ * for a moment. */
 typedef struct dd_flux_run_bytes {
     uint64_t activations;
     uint64_t tables;
@@ -64,8 +65,8 @@ void dd_flux_run_free(dd_flux_run *run); /* NULL accepted */
 ddit_status dd_flux_run_condition(dd_flux_run *run, int branch, const float *text, const float *pooled, ddit_err *err);
 
 /* The velocity (noise minus data) of one branch at times[time_index]. latent, velocity: [C, h, w] F32 backend memory; the
- * layout's grid may be smaller than the run's (free coarse step). Cells of factor 2 and 4 need the adapter. sigma is used by the
- * adapter's residual only. Allocates nothing. */
+ * layout's grid may be smaller than the run's (free coarse step). Cells of factor 2 and 4 need the adapter. sigma is used by
+ * the adapter's residual only. Allocates nothing. */
 ddit_status dd_flux_run_velocity(dd_flux_run *run, int branch, int time_index, float sigma, const dd_layout *layout,
                                  dd_tensor latent, dd_tensor velocity, ddit_err *err);
 

@@ -36,7 +36,8 @@ ddit_status dd_flux_embed(const dd_flux_call *c, dd_tensor latent, ddit_err *err
         if (r.count == 0) continue;
         dd_tensor cells = dd_flux_act(c, (char *)run->cells + (size_t)r.offset * act_size, r.count, r.features);
         dd_tensor x = dd_tensor_rows(dd_flux_residual(c), c->text + r.begin, r.count);
-        DD_TRY(dd_op_cells_gather(c->b, &(dd_cells_gather_args){.y = cells, .latent = latent, .origin = origins(c, r), .n = r.n}, err));
+        DD_TRY(dd_op_cells_gather(
+            c->b, &(dd_cells_gather_args){.y = cells, .latent = latent, .origin = origins(c, r), .n = r.n}, err));
         DD_TRY(dd_op_linear(c->b, &(dd_linear_args){.y = x, .x = cells, .w = c->dit->patch[f].embed}, err));
     }
     return DDIT_OK;
@@ -49,14 +50,15 @@ ddit_status dd_flux_deembed(const dd_flux_call *c, dd_tensor latent, dd_tensor v
     dd_tensor shift = dd_tensor_1d(vectors + c->d, DD_DTYPE_F32, c->d);
     dd_tensor x = dd_tensor_rows(dd_flux_residual(c), c->text, c->image);
     dd_tensor n = dd_flux_act(c, run->n, c->image, c->d);
-    DD_TRY(dd_op_norm(c->b, &(dd_norm_args){.y = n, .x = x, .kind = DD_NORM_LAYER, .eps = NORM_EPS, .scale = &scale, .shift = &shift},
-                      err));
+    DD_TRY(dd_op_norm(
+        c->b, &(dd_norm_args){.y = n, .x = x, .kind = DD_NORM_LAYER, .eps = NORM_EPS, .scale = &scale, .shift = &shift}, err));
     for (int f = 0; f < DD_FACTOR_COUNT; f++) {
         factor_rows r = rows_at(c, f);
         if (r.count == 0) continue;
         const dd_flux_patch *patch = &c->dit->patch[f];
         dd_tensor out = dd_tensor_2d(run->out + r.offset, DD_DTYPE_F32, r.count, r.features);
-        DD_TRY(dd_op_linear(c->b, &(dd_linear_args){.y = out, .x = dd_tensor_rows(n, r.begin, r.count), .w = patch->deembed}, err));
+        DD_TRY(dd_op_linear(c->b, &(dd_linear_args){.y = out, .x = dd_tensor_rows(n, r.begin, r.count), .w = patch->deembed},
+                            err));
         DD_TRY(dd_op_cells_scatter(c->b, &(dd_cells_scatter_args){
             .velocity = velocity, .x = out, .origin = origins(c, r), .n = r.n, .z = &latent,
             .pixel_weight = patch->has_pixel ? &patch->pixel_weight : NULL,

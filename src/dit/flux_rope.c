@@ -14,14 +14,16 @@ static void fill_axis(float *table, int positions, int width) {
         }
 }
 
-ddit_status dd_flux_rope_init(dd_flux_rope *rope, const dd_allocator *a, const dd_flux_config *config, dd_grid grid, ddit_err *err) {
+ddit_status dd_flux_rope_init(dd_flux_rope *rope, const dd_allocator *a, const dd_flux_config *config, dd_grid grid,
+                              ddit_err *err) {
     *rope = (dd_flux_rope){.head_dim = config->attention_head_dim, .allocator = a};
     memcpy(rope->width, config->axes_dims_rope, sizeof rope->width);
     int longest = grid.rows > grid.cols ? grid.rows : grid.cols;
     rope->positions = 2 * (longest + 4); /* cells of factor 4 may hang over the edge by up to 3 */
     for (int i = 0; i < 2; i++) {
         int width = rope->width[i + 1];
-        ddit_status status = dd_alloc(a, &rope->axis[i], (size_t)rope->positions * (size_t)width, sizeof(float), "the positions", err);
+        ddit_status status =
+            dd_alloc(a, &rope->axis[i], (size_t)rope->positions * (size_t)width, sizeof(float), "the positions", err);
         if (status != DDIT_OK) {
             dd_flux_rope_deinit(rope);
             return status;

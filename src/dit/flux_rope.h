@@ -14,8 +14,9 @@ typedef struct dd_flux_rope {
     const dd_allocator *allocator;
 } dd_flux_rope;
 
-/* For grids up to `grid`. Angles in float64, stored as float32 (diffusers' FluxPosEmbed). Centres of cells: docs/method.md 1. */
-ddit_status dd_flux_rope_init(dd_flux_rope *rope, const dd_allocator *a, const dd_flux_config *config, dd_grid grid, ddit_err *err);
+/* For grids up to `grid`. Angles in float64, stored as float32 (diffusers' FluxPosEmbed). Cells: docs/method.md 1. */
+ddit_status dd_flux_rope_init(dd_flux_rope *rope, const dd_allocator *a, const dd_flux_config *config, dd_grid grid,
+                              ddit_err *err);
 void dd_flux_rope_deinit(dd_flux_rope *rope);
 
 /* rows [text + layout cells, head_dim]: no rotation for text, the cells' centres for the rest. */

@@ -76,14 +76,19 @@ static ddit_status allocate(dd_flux_run *run, const dd_flux_run_params *p, ddit_
     DD_TRY(dd_flux_rope_init(&run->rope_axes, b->allocator, &dit->config, p->grid, err));
     DD_TRY(dd_alloc_raw(b->allocator, &run->rope_host, rows * (size_t)dit->config.attention_head_dim, sizeof(float),
                         "the positions of a step", err));
-    DD_TRY(dd_op_alloc(b, &run->memory, bytes.activations + bytes.tables, "the activations and tables of the transformer", err));
+    DD_TRY(
+        dd_op_alloc(b, &run->memory, bytes.activations + bytes.tables, "the activations and tables of the transformer", err));
     carver c = {run->memory, 0};
     plan_step(run, &c, &dit->config, p, b->activation == DD_DTYPE_F32 ? 4 : 2);
     plan_tables(run, &c, &dit->config, p);
-    return dd_op_reserve(b, &(dd_reserve){.attention_queries = (int64_t)rows, .attention_keys = (int64_t)rows,
-                                          .attention_heads = dit->config.num_attention_heads,
-                                          .attention_head_size = dit->config.attention_head_dim,
-                                          .weights = (const dd_weight *const *)dit->prepared, .weight_count = dit->prepared_count}, err);
+    return dd_op_reserve(b,
+                         &(dd_reserve){.attention_queries = (int64_t)rows,
+                                       .attention_keys = (int64_t)rows,
+                                       .attention_heads = dit->config.num_attention_heads,
+                                       .attention_head_size = dit->config.attention_head_dim,
+                                       .weights = (const dd_weight *const *)dit->prepared,
+                                       .weight_count = dit->prepared_count},
+                         err);
 }
 
 ddit_status dd_flux_run_create(dd_flux_run **out, dd_flux_dit *dit, const dd_flux_run_params *params, ddit_err *err) {
@@ -93,7 +98,8 @@ ddit_status dd_flux_run_create(dd_flux_run **out, dd_flux_dit *dit, const dd_flu
     run->dit = dit;
     run->grid = params->grid;
     run->text_tokens = params->text_tokens;
-    run->trimmed_text = params->trimmed_text > 0 && params->trimmed_text < params->text_tokens ? params->trimmed_text : params->text_tokens;
+    run->trimmed_text =
+        params->trimmed_text > 0 && params->trimmed_text < params->text_tokens ? params->trimmed_text : params->text_tokens;
     run->branches = params->branches;
     run->time_count = params->time_count;
     run->max_cells = dd_layout_max_cells(params->grid);
@@ -150,7 +156,8 @@ ddit_status dd_flux_run_velocity(dd_flux_run *run, int branch, int time_index, f
                            dd_factor_at(f));
     dd_tensor embedded = dd_tensor_2d(c.tables->text, DD_DTYPE_F32, text, c.d);
     DD_TRY(set_positions(&c, err));
-    DD_TRY(dd_op_affine(c.b, dd_tensor_rows(dd_flux_residual(&c), 0, text), 1.0f, embedded, 0.0f, NULL, DD_ACTIVATION_NONE, err));
+    DD_TRY(
+        dd_op_affine(c.b, dd_tensor_rows(dd_flux_residual(&c), 0, text), 1.0f, embedded, 0.0f, NULL, DD_ACTIVATION_NONE, err));
     DD_TRY(dd_flux_embed(&c, latent, err));
     for (int i = 0; i < dit->config.num_layers; i++) DD_TRY(dd_flux_double_forward(&c, i, err));
     for (int i = 0; i < dit->config.num_single_layers; i++) DD_TRY(dd_flux_single_forward(&c, i, err));

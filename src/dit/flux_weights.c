@@ -114,8 +114,8 @@ ddit_status dd_flux_linear_once(dd_flux_dit *dit, dd_weight **w, const char *nam
     return DDIT_OK;
 }
 
-ddit_status dd_flux_linear_prepare(dd_flux_dit *dit, dd_weight **w, const char *name, int64_t out, int64_t in, bool full_precision,
-                                   ddit_err *err) {
+ddit_status dd_flux_linear_prepare(dd_flux_dit *dit, dd_weight **w, const char *name, int64_t out, int64_t in,
+                                   bool full_precision, ddit_err *err) {
     const dd_tensor_entry *weight;
     dd_weight_desc desc;
     *w = NULL;
@@ -129,18 +129,28 @@ ddit_status dd_flux_linear_prepare(dd_flux_dit *dit, dd_weight **w, const char *
 ddit_status dd_flux_entry_prepare(dd_flux_dit *dit, dd_weight **w, const dd_tensor_entry *weight, int64_t out, int64_t in,
                                   const float *bias_host, ddit_err *err) {
     *w = NULL;
-    DD_TRY(prepare(dit, w, &(dd_weight_desc){.name = weight->name, .kind = DD_WEIGHT_LINEAR, .dtype = weight->dtype, .out = out,
-                                             .in = in, .data = weight->data, .bias = bias_host, .bias_dtype = DD_DTYPE_F32}, err));
+    DD_TRY(prepare(dit, w,
+                   &(dd_weight_desc){.name = weight->name,
+                                     .kind = DD_WEIGHT_LINEAR,
+                                     .dtype = weight->dtype,
+                                     .out = out,
+                                     .in = in,
+                                     .data = weight->data,
+                                     .bias = bias_host,
+                                     .bias_dtype = DD_DTYPE_F32},
+                   err));
     dd_tensor_entry_release(weight);
     return DDIT_OK;
 }
 
-static ddit_status load_linears(dd_flux_dit *dit, void *block, const char *prefix, const linear_row *rows, int count, ddit_err *err) {
+static ddit_status load_linears(dd_flux_dit *dit, void *block, const char *prefix, const linear_row *rows, int count,
+                                ddit_err *err) {
     char name[NAME_SIZE];
     for (int i = 0; i < count; i++) {
         dd_flux_linear *linear = (dd_flux_linear *)((char *)block + rows[i].field);
         snprintf(name, sizeof name, "%s.%s", prefix, rows[i].name);
-        DD_TRY(dd_flux_linear_prepare(dit, &linear->w, name, width_of(dit, rows[i].out), width_of(dit, rows[i].in), false, err));
+        DD_TRY(
+            dd_flux_linear_prepare(dit, &linear->w, name, width_of(dit, rows[i].out), width_of(dit, rows[i].in), false, err));
     }
     return DDIT_OK;
 }

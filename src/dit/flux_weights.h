@@ -66,8 +66,8 @@ struct dd_flux_dit {
 
 /* Prepares one linear layer NAME.weight [out, in] (+ NAME.bias), adds its bytes to the model and gives the mapped pages back.
  * *w is NULL on failure. */
-ddit_status dd_flux_linear_prepare(dd_flux_dit *dit, dd_weight **w, const char *name, int64_t out, int64_t in, bool full_precision,
-                                   ddit_err *err);
+ddit_status dd_flux_linear_prepare(dd_flux_dit *dit, dd_weight **w, const char *name, int64_t out, int64_t in,
+                                   bool full_precision, ddit_err *err);
 
 /* The same for a weight that is used once and freed by the caller: not counted, not remembered. */
 ddit_status dd_flux_linear_once(dd_flux_dit *dit, dd_weight **w, const char *name, int64_t out, int64_t in, ddit_err *err);

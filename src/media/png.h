@@ -17,9 +17,10 @@ typedef struct dd_png_info {
     const dd_allocator *allocator;
 } dd_png_info;
 
-/* rgb [height, width, 3]. The file appears whole or not at all. Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE, DDIT_ERR_NO_MEMORY. */
-ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int height, const uint8_t *rgb, const dd_png_text *texts,
-                         int count, ddit_err *err);
+/* rgb [height, width, 3]. The file appears whole or not at all. Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE,
+ * DDIT_ERR_NO_MEMORY. */
+ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int height, const uint8_t *rgb,
+                         const dd_png_text *texts, int count, ddit_err *err);
 
 /* Size and texts of a PNG, without its pixels. Errors: DDIT_ERR_NOT_FOUND, DDIT_ERR_READ, DDIT_ERR_FORMAT (no PNG, damaged);
  * *info is zeroed on failure. Freed by dd_png_info_deinit, which accepts a zeroed one. */

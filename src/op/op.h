@@ -29,8 +29,8 @@ typedef enum dd_weight_kind {
     DD_WEIGHT_CONV2D, /* [out, in, kh, kw], as in the file */
 } dd_weight_kind;
 
-/* What dd_op_weight_prepare is given. `data` and `bias` are host memory (the mapped file, any alignment). `data` must outlive the
- * weight only if the backend keeps a view of it (dd_weight_info.is_view); the bias is always copied. */
+/* What dd_op_weight_prepare is given. `data` and `bias` are host memory (the mapped file, any alignment). `data` must outlive
+ * the weight only if the backend keeps a view of it (dd_weight_info.is_view); the bias is always copied. */
 typedef struct dd_weight_desc {
     const char *name; /* for error sentences; borrowed during the call */
     dd_weight_kind kind;
@@ -148,8 +148,8 @@ typedef struct dd_cells_gather_args {
 
 /* velocity[c, row, col] = x[m, (c, i, j)] (+ residual parts) for every pixel of every cell inside the latent.
  *   pixel linear: + pixel_weight[c, :] . z[:, row, col] + pixel_bias[c]
- *   high frequency: + hf_gain * (z - P z P^T) per cell and channel, P = projection [n, n] (B1 B1^+ of docs/method.md 2); edges repeat
- * z is the latent handed to the model. Source: docs/method.md 2. */
+ *   high frequency: + hf_gain * (z - P z P^T) per cell and channel, P = projection [n, n] (B1 B1^+ of docs/method.md 2); edges
+ * repeat z is the latent handed to the model. Source: docs/method.md 2. */
 typedef struct dd_cells_scatter_args {
     dd_tensor velocity; /* [C, h, w] F32 */
     dd_tensor x;        /* [M, C*n*n] F32 */

@@ -35,8 +35,8 @@ ddit_status ddit_context_create(ddit_context **out, const ddit_context_params *p
     *out = NULL;
     ddit_context_params p = params ? *params : ddit_context_params_init();
     if (p.struct_size != sizeof p)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "context parameters of %zu bytes, expected %zu: call ddit_context_params_init", p.struct_size,
-                       sizeof p);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "context parameters of %zu bytes, expected %zu: call ddit_context_params_init",
+                       p.struct_size, sizeof p);
     if (!p.alloc != !p.free) return dd_fail(err, DDIT_ERR_ARGUMENT, "alloc and free come together: one of them is missing");
     if (p.threads < 0 || p.threads > MAX_THREADS)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "threads is %d, expected 0 (all cores) to %d", p.threads, MAX_THREADS);

@@ -37,7 +37,8 @@ ddit_status ddit_image_join(ddit_image **out, const ddit_image *left, const ddit
     ddit_image *image;
     *out = NULL;
     if (left->height != right->height)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "images of heights %d and %d cannot stand side by side", left->height, right->height);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "images of heights %d and %d cannot stand side by side", left->height,
+                       right->height);
     DD_TRY(dd_alloc(a, &image, 1, sizeof *image, "the image", err));
     image->allocator = *a;
     image->width = left->width + right->width;

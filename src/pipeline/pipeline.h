@@ -43,15 +43,15 @@ typedef struct dd_settings {
     int latent_height, latent_width;
 } dd_settings;
 
-/* Resolves and checks everything that can be known without running. Errors: DDIT_ERR_ARGUMENT with a sentence naming the parameter,
- * what was found and expected; those of reading a replayed schedule. *settings is zeroed on failure. */
+/* Resolves and checks everything that can be known without running. Errors: DDIT_ERR_ARGUMENT with a sentence naming the
+ * parameter, what was found and expected; those of reading a replayed schedule. *settings is zeroed on failure. */
 ddit_status dd_settings_resolve(dd_settings *settings, const ddit_model *model, const ddit_params *params, ddit_err *err);
 void dd_settings_deinit(dd_settings *settings, const dd_allocator *a);
 
 /* What the sampler is asked for. */
 dd_sampler_params dd_settings_sampler(const dd_settings *settings, const ddit_model *model);
 
-/* Reads the schedule stored in a trace (JSON) or one of our pictures (PNG), and the anchor of that run (-1 if it does not say). */
+/* Reads the schedule stored in a trace (JSON) or one of our pictures (PNG), and that run's anchor (-1 if it does not say). */
 ddit_status dd_replay_read(dd_patch_schedule *schedule, int *anchor, const dd_allocator *a, const char *path, ddit_err *err);
 
 /* One prompt through both text encoders. Host memory, float32. */

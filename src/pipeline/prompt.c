@@ -1,5 +1,5 @@
-/* Prompts through tokenizers and text encoders. The encoders are opened for this and freed again: T5 is larger than FLUX's blocks
- * on small machines, and its memory is free for the run. */
+/* Prompts through tokenizers and text encoders. The encoders are opened for this and freed again: T5 is larger than FLUX's
+ * blocks on small machines, and its memory is free for the run. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,8 +37,8 @@ static ddit_status open_clip_tokenizer(const ddit_model *model, dd_clip_bpe **to
     return status;
 }
 
-static ddit_status encode_clip(const ddit_model *model, const char *const *prompts, int count, dd_prompt_embedding *out, char *notes,
-                               size_t notes_size, ddit_err *err) {
+static ddit_status encode_clip(const ddit_model *model, const char *const *prompts, int count, dd_prompt_embedding *out,
+                               char *notes, size_t notes_size, ddit_err *err) {
     const dd_allocator *a = &model->context->allocator;
     const dd_clip_config *config = &model->config.clip;
     size_t length = (size_t)config->max_position_embeddings;
@@ -55,7 +55,8 @@ static ddit_status encode_clip(const ddit_model *model, const char *const *promp
         size_t total;
         DD_GO(dd_clip_bpe_encode(tok, prompts[i], strlen(prompts[i]), length, ids, &total, err));
         if (total > length)
-            note(notes, notes_size, "CLIP reads the first %zu of %zu tokens of the %sprompt.\n", length, total, i ? "negative " : "");
+            note(notes, notes_size, "CLIP reads the first %zu of %zu tokens of the %sprompt.\n", length, total,
+                 i ? "negative " : "");
         DD_GO(dd_alloc(a, &out[i].pooled, (size_t)config->hidden_size, sizeof(float), "the pooled embedding", err));
         DD_GO(dd_clip_encoder_encode(encoder, ids, out[i].pooled, err));
     }
@@ -77,8 +78,8 @@ static ddit_status open_t5_tokenizer(const ddit_model *model, dd_unigram **tok, 
     return status;
 }
 
-static ddit_status encode_t5(const ddit_model *model, const char *const *prompts, int count, int max_length, dd_prompt_embedding *out,
-                             char *notes, size_t notes_size, ddit_err *err) {
+static ddit_status encode_t5(const ddit_model *model, const char *const *prompts, int count, int max_length,
+                             dd_prompt_embedding *out, char *notes, size_t notes_size, ddit_err *err) {
     const dd_allocator *a = &model->context->allocator;
     const dd_t5_config *config = &model->config.t5;
     size_t length = (size_t)max_length;
@@ -95,8 +96,8 @@ static ddit_status encode_t5(const ddit_model *model, const char *const *prompts
         size_t total;
         DD_GO(dd_unigram_encode(tok, prompts[i], strlen(prompts[i]), length, ids, &total, err));
         if (total > length)
-            note(notes, notes_size, "T5 reads the first %zu of %zu tokens of the %sprompt (--max-sequence-length).\n", length, total,
-                 i ? "negative " : "");
+            note(notes, notes_size, "T5 reads the first %zu of %zu tokens of the %sprompt (--max-sequence-length).\n", length,
+                 total, i ? "negative " : "");
         DD_GO(dd_alloc(a, &out[i].text, length * (size_t)config->d_model, sizeof(float), "the text embedding", err));
         DD_GO(dd_t5_encoder_encode(encoder, ids, out[i].text, err));
     }

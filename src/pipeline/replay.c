@@ -16,8 +16,9 @@ static ddit_status read_text(const dd_allocator *a, const char *path, char **tex
     *text = NULL;
     DD_TRY(dd_png_read_info(&info, a, path, err));
     const char *found = dd_png_info_find(&info, "ddit");
-    ddit_status status = found ? dd_strdup(a, text, found, err)
-                               : dd_fail(err, DDIT_ERR_FORMAT, "%s: this picture holds no \"ddit\" text to take a schedule from", path);
+    ddit_status status =
+        found ? dd_strdup(a, text, found, err)
+              : dd_fail(err, DDIT_ERR_FORMAT, "%s: this picture holds no \"ddit\" text to take a schedule from", path);
     dd_png_info_deinit(&info);
     return status;
 }
@@ -33,15 +34,18 @@ static ddit_status read_step(dd_patch_schedule *schedule, const json_t *step, in
             return dd_fail(err, DDIT_ERR_FORMAT, "%s: step %d: cells \"%s\" is no count", path, index, names[f]);
         counts[f] = json_integer_value(count);
     }
-    ddit_status status = dd_patch_schedule_set_step(schedule, index, json_string_value(json_object_get(step, "layout")), counts, err);
+    ddit_status status =
+        dd_patch_schedule_set_step(schedule, index, json_string_value(json_object_get(step, "layout")), counts, err);
     return status == DDIT_OK ? DDIT_OK : dd_fail_prefix(err, status, path);
 }
 
-static ddit_status read_steps(dd_patch_schedule *schedule, const dd_allocator *a, const json_t *root, const char *path, ddit_err *err) {
+static ddit_status read_steps(dd_patch_schedule *schedule, const dd_allocator *a, const json_t *root, const char *path,
+                              ddit_err *err) {
     const json_t *steps = json_object_get(root, "steps");
     size_t count = json_array_size(steps);
     if (!json_is_array(steps) || count == 0 || count > DD_MAX_STEPS)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: expected a trace with \"steps\" of 1 to %d entries, found %zu", path, DD_MAX_STEPS, count);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: expected a trace with \"steps\" of 1 to %d entries, found %zu", path,
+                       DD_MAX_STEPS, count);
     DD_TRY(dd_patch_schedule_init(schedule, a, (int)count, err));
     for (size_t k = 0; k < count; k++) {
         ddit_status status = read_step(schedule, json_array_get(steps, k), (int)k, path, err);
@@ -59,8 +63,8 @@ ddit_status dd_replay_read(dd_patch_schedule *schedule, int *anchor, const dd_al
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &problem);
     ddit_status status;
     if (!root)
-        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected a trace or a picture of ddit; as JSON it fails at byte %d: %s", path,
-                         problem.position, problem.text);
+        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected a trace or a picture of ddit; as JSON it fails at byte %d: %s",
+                         path, problem.position, problem.text);
     else status = read_steps(schedule, a, root, path, err);
     const json_t *stored = json_object_get(root, "anchor");
     json_int_t steps = json_is_integer(stored) ? json_integer_value(stored) : -1;

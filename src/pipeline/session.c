@@ -9,11 +9,13 @@
 #include "vae/flux_vae.h"
 
 ddit_params ddit_params_init(void) {
-    return (ddit_params){.struct_size = sizeof(ddit_params), .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN, .anchor = -1};
+    return (ddit_params){
+        .struct_size = sizeof(ddit_params), .guidance = NAN, .cfg_scale = NAN, .tau = NAN, .rho = NAN, .anchor = -1};
 }
 
 static size_t latent_values(const ddit_session *s) {
-    return (size_t)s->model->config.transformer.latent_channels * (size_t)s->settings.latent_height * (size_t)s->settings.latent_width;
+    return (size_t)s->model->config.transformer.latent_channels * (size_t)s->settings.latent_height *
+           (size_t)s->settings.latent_width;
 }
 
 static ddit_status tell_phase(const ddit_session *s, const char *phase, ddit_err *err) {
@@ -42,7 +44,8 @@ static bool has_latent_shape(const ddit_session *s, const dd_tensor_entry *entry
 static ddit_status check_finite(const ddit_session *s, const char *path, const char *name, ddit_err *err) {
     for (size_t i = 0; i < latent_values(s); i++)
         if (!isfinite(s->noise[i]))
-            return dd_fail(err, DDIT_ERR_FORMAT, "%s: tensor \"%s\" holds a value that is not a finite number at %zu", path, name, i);
+            return dd_fail(err, DDIT_ERR_FORMAT, "%s: tensor \"%s\" holds a value that is not a finite number at %zu", path,
+                           name, i);
     return DDIT_OK;
 }
 
@@ -56,9 +59,10 @@ static ddit_status read_noise(ddit_session *s, ddit_err *err) {
         status = dd_fail(err, DDIT_ERR_FORMAT, "%s: found neither a tensor \"noise\" nor \"latent\" nor a single tensor", path);
     else if (!has_latent_shape(s, entry)) {
         char shape[96];
-        status = dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" is %s, expected [%d, %d, %d] for %d x %d pixels", path, entry->name,
-                         dd_shape_text(shape, sizeof shape, entry->rank, entry->shape), s->model->config.transformer.latent_channels,
-                         s->settings.latent_height, s->settings.latent_width, s->settings.width, s->settings.height);
+        status = dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" is %s, expected [%d, %d, %d] for %d x %d pixels", path,
+                         entry->name, dd_shape_text(shape, sizeof shape, entry->rank, entry->shape),
+                         s->model->config.transformer.latent_channels, s->settings.latent_height, s->settings.latent_width,
+                         s->settings.width, s->settings.height);
     } else {
         status = dd_tensor_entry_to_f32(entry, s->noise, err);
         if (status == DDIT_OK) status = check_finite(s, path, entry->name, err);
@@ -78,7 +82,8 @@ static ddit_status encode_prompts(ddit_session *s, dd_prompt_embedding embedding
     const char *prompts[2] = {s->settings.prompt, s->settings.negative};
     double begin = dd_seconds();
     DD_TRY(tell_phase(s, "encode", err));
-    DD_TRY(dd_prompts_encode(s->model, prompts, branches, s->settings.max_sequence_length, embeddings, s->notes, sizeof s->notes, err));
+    DD_TRY(dd_prompts_encode(s->model, prompts, branches, s->settings.max_sequence_length, embeddings, s->notes,
+                             sizeof s->notes, err));
     s->seconds.encode = dd_seconds() - begin;
     return DDIT_OK;
 }
@@ -87,7 +92,8 @@ static ddit_status prepare_sampler(ddit_session *s, const dd_prompt_embedding *e
     double begin = dd_seconds();
     dd_sampler_params params = dd_settings_sampler(&s->settings, s->model);
     DD_TRY(dd_sampler_create(&s->sampler, s->model->dit, &params, err));
-    for (int i = 0; i < branches; i++) DD_TRY(dd_sampler_condition(s->sampler, i, embeddings[i].text, embeddings[i].pooled, err));
+    for (int i = 0; i < branches; i++)
+        DD_TRY(dd_sampler_condition(s->sampler, i, embeddings[i].text, embeddings[i].pooled, err));
     s->seconds.prepare = dd_seconds() - begin;
     return DDIT_OK;
 }
@@ -140,8 +146,13 @@ static int tell_step(void *user, const dd_step_record *record) {
     const dd_step_record *records = dd_sampler_records(s->sampler, &count);
     double so_far = 0;
     for (int i = 0; i < count; i++) so_far += records[i].seconds;
-    ddit_progress progress = {.step = done, .steps = s->settings.steps, .phase = "denoise", .sigma = record->sigma,
-                              .text_tokens = record->text_tokens, .image_tokens = record->image_tokens, .seconds = record->seconds,
+    ddit_progress progress = {.step = done,
+                              .steps = s->settings.steps,
+                              .phase = "denoise",
+                              .sigma = record->sigma,
+                              .text_tokens = record->text_tokens,
+                              .image_tokens = record->image_tokens,
+                              .seconds = record->seconds,
                               .seconds_left = so_far / done * (s->settings.steps - done)};
     memcpy(progress.cells, record->cells, sizeof progress.cells);
     return s->callbacks.progress(s->callbacks.user, &progress);
@@ -234,8 +245,10 @@ enum { NAME_SIZE = 40 };
 static size_t latent_items(ddit_session *s, const float *final, dd_safetensors_item *items, char *names) {
     int steps = 0;
     if (s->settings.keep_steps) dd_sampler_records(s->sampler, &steps);
-    dd_safetensors_item item = {.dtype = DD_DTYPE_F32, .rank = 3,
-                                .shape = {s->model->config.transformer.latent_channels, s->settings.latent_height, s->settings.latent_width}};
+    dd_safetensors_item item = {
+        .dtype = DD_DTYPE_F32,
+        .rank = 3,
+        .shape = {s->model->config.transformer.latent_channels, s->settings.latent_height, s->settings.latent_width}};
     size_t count = 0;
     item.name = "noise", item.data = s->noise, items[count++] = item;
     item.name = "latent", item.data = final, items[count++] = item;

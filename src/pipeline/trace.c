@@ -59,7 +59,8 @@ static int factor_of(const dd_step_record *r) {
 }
 
 /* The schedule that came out, in its written form; the caller frees it. */
-static ddit_status written_schedule(const ddit_session *s, const dd_step_record *records, int count, char **text, ddit_err *err) {
+static ddit_status written_schedule(const ddit_session *s, const dd_step_record *records, int count, char **text,
+                                    ddit_err *err) {
     const dd_allocator *a = &s->model->context->allocator;
     dd_patch_schedule schedule;
     DD_TRY(dd_patch_schedule_init(&schedule, a, count, err));
@@ -75,12 +76,13 @@ static json_t *policy_json(const ddit_session *s) {
     return json_pack("{s:s,s:o,s:o,s:o,s:o,s:{s:f,s:f}}", "name", policy_name(p->kind), "tau",
                      decides ? number_or_null(p->tau) : json_null(), "tau_effective",
                      decides ? number_or_null(dd_sampler_tau(s->sampler)) : json_null(), "rho",
-                     decides ? number_or_null(p->rho) : json_null(), "order", decides ? json_integer(p->order) : json_null(), "sigma_min",
-                     "2", p->sigma_min[1], "4", p->sigma_min[2]);
+                     decides ? number_or_null(p->rho) : json_null(), "order", decides ? json_integer(p->order) : json_null(),
+                     "sigma_min", "2", p->sigma_min[1], "4", p->sigma_min[2]);
 }
 
 static json_t *phases_json(const dd_phase_seconds *s) {
-    return json_pack("{s:f,s:f,s:f,s:f}", "encode", s->encode, "prepare", s->prepare, "denoise", s->denoise, "decode", s->decode);
+    return json_pack("{s:f,s:f,s:f,s:f}", "encode", s->encode, "prepare", s->prepare, "denoise", s->denoise, "decode",
+                     s->decode);
 }
 
 static void set_settings(json_t *root, const ddit_session *s) {
@@ -148,10 +150,12 @@ ddit_status dd_trace_parameters(const ddit_session *s, char **text, ddit_err *er
     size_t size = strlen(v->prompt) + strlen(v->negative) + strlen(schedule) + 512;
     ddit_status status = dd_alloc(a, &line, size, 1, "the parameters text", err);
     if (status == DDIT_OK) {
-        snprintf(line, size, "%s\n%s%s%sSteps: %d, Sampler: Euler, CFG scale: %g, Distilled CFG Scale: %g, Seed: %" PRIu64
-                 ", Size: %dx%d, Patch schedule: %s, Version: ddit %s", v->prompt, v->cfg_scale > 1 ? "Negative prompt: " : "",
-                 v->cfg_scale > 1 ? v->negative : "", v->cfg_scale > 1 ? "\n" : "", v->steps, (double)v->cfg_scale, (double)v->guidance,
-                 v->seed, v->width, v->height, schedule, DDIT_VERSION);
+        snprintf(line, size,
+                 "%s\n%s%s%sSteps: %d, Sampler: Euler, CFG scale: %g, Distilled CFG Scale: %g, Seed: %" PRIu64
+                 ", Size: %dx%d, Patch schedule: %s, Version: ddit %s",
+                 v->prompt, v->cfg_scale > 1 ? "Negative prompt: " : "", v->cfg_scale > 1 ? v->negative : "",
+                 v->cfg_scale > 1 ? "\n" : "", v->steps, (double)v->cfg_scale, (double)v->guidance, v->seed, v->width,
+                 v->height, schedule, DDIT_VERSION);
         *text = line;
     }
     dd_free(a, schedule);

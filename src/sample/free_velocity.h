@@ -1,4 +1,5 @@
-/* The training-free coarse step: the base model on the pooled latent, lifted back. Our own method (docs/method.md 5), no adapter. */
+/* The training-free coarse step: the base model on the pooled latent, lifted back. Our own method (docs/method.md 5), no
+ * adapter. */
 #ifndef DD_SAMPLE_FREE_VELOCITY_H
 #define DD_SAMPLE_FREE_VELOCITY_H
 

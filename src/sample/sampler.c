@@ -71,8 +71,13 @@ static int count_times(const dd_sampler_params *p, int free_time[DD_FACTOR_COUNT
 }
 
 static dd_flux_run_params run_params(const dd_sampler_params *p, dd_grid grid, const float *times, int time_count) {
-    return (dd_flux_run_params){.grid = grid, .text_tokens = p->text_tokens, .branches = p->cfg_scale > 1 ? 2 : 1,
-                                .guidance = p->guidance, .times = times, .time_count = time_count, .trimmed_text = p->trimmed_text};
+    return (dd_flux_run_params){.grid = grid,
+                                .text_tokens = p->text_tokens,
+                                .branches = p->cfg_scale > 1 ? 2 : 1,
+                                .guidance = p->guidance,
+                                .times = times,
+                                .time_count = time_count,
+                                .trimmed_text = p->trimmed_text};
 }
 
 static dd_grid grid_of(const dd_flux_config *config, const dd_sampler_params *p) {
@@ -93,23 +98,27 @@ dd_sampler_bytes dd_sampler_measure(const dd_flux_config *config, dd_dtype activ
 
 static ddit_status check_free(const dd_sampler_params *p, dd_grid grid, ddit_err *err) {
     if (p->policy.kind == DD_PATCH_REGION)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "the policy region mixes sizes, which the free coarse step cannot: use --coarse adapter");
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "the policy region mixes sizes, which the free coarse step cannot: use --coarse adapter");
     if (p->policy.kind == DD_PATCH_SCHEDULE)
         for (int k = 0; k < p->policy.schedule->count; k++)
             if (p->policy.schedule->factor[k] == 0)
-                return dd_fail(err, DDIT_ERR_ARGUMENT,
-                               "step %d of the schedule has a mixed layout, which the free coarse step cannot run: use --coarse adapter", k);
+                return dd_fail(
+                    err, DDIT_ERR_ARGUMENT,
+                    "step %d of the schedule has a mixed layout, which the free coarse step cannot run: use --coarse adapter",
+                    k);
     for (int f = 1; f < DD_FACTOR_COUNT; f++) {
         int k = dd_factor_at(f);
         if (may_run(&p->policy, f) && (grid.rows % k || grid.cols % k))
             return dd_fail(err, DDIT_ERR_ARGUMENT,
-                           "the free coarse step at factor %d needs width and height that are multiples of %d; found %d x %d", k,
-                           8 * grid.patch * k, 8 * grid.patch * grid.cols, 8 * grid.patch * grid.rows);
+                           "the free coarse step at factor %d needs width and height that are multiples of %d; found %d x %d",
+                           k, 8 * grid.patch * k, 8 * grid.patch * grid.cols, 8 * grid.patch * grid.rows);
     }
     return DDIT_OK;
 }
 
-ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params, ddit_err *err) {
+ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params,
+                             ddit_err *err) {
     dd_grid grid = grid_of(config, params);
     dd_patch_decider decider;
     DD_TRY(dd_patch_decider_init(&decider, a, &params->policy, params->steps, grid, err));
@@ -164,7 +173,8 @@ static ddit_status allocate_records(dd_sampler *s, ddit_err *err) {
     DD_TRY(dd_alloc(a, &s->records, steps, sizeof *s->records, "the records of the steps", err));
     for (int f = 1; f < DD_FACTOR_COUNT; f++) {
         int k = dd_factor_at(f);
-        DD_TRY(dd_alloc(a, &s->stds[f], (size_t)(s->grid.rows / k) * (size_t)(s->grid.cols / k), sizeof(float), "the statistics", err));
+        DD_TRY(dd_alloc(a, &s->stds[f], (size_t)(s->grid.rows / k) * (size_t)(s->grid.cols / k), sizeof(float),
+                        "the statistics", err));
     }
     if (p->policy.kind == DD_PATCH_REGION || p->policy.kind == DD_PATCH_SCHEDULE) {
         s->layout_size = dd_layout_string_size(s->grid);
@@ -242,8 +252,8 @@ static dd_tensor latent_view(const dd_sampler *s, float *data, int k) {
 static ddit_status combine(dd_sampler *s, dd_tensor y, float ax, dd_tensor x, float bz, dd_tensor z, ddit_err *err) {
     int64_t rows = dd_tensor_row_count(&y), cols = dd_tensor_row_size(&y);
     dd_tensor z_rows = dd_tensor_2d(z.data, DD_DTYPE_F32, rows, cols);
-    return dd_op_affine(s->backend, dd_tensor_2d(y.data, DD_DTYPE_F32, rows, cols), ax, dd_tensor_2d(x.data, DD_DTYPE_F32, rows, cols), bz,
-                        &z_rows, DD_ACTIVATION_NONE, err);
+    return dd_op_affine(s->backend, dd_tensor_2d(y.data, DD_DTYPE_F32, rows, cols), ax,
+                        dd_tensor_2d(x.data, DD_DTYPE_F32, rows, cols), bz, &z_rows, DD_ACTIVATION_NONE, err);
 }
 
 static dd_tensor latent_at(const dd_sampler *s, int step) { return latent_view(s, s->latent[step % HISTORY], 1); }
@@ -267,22 +277,30 @@ static ddit_status choose_layout(dd_sampler *s, int step, dd_step_record *record
 
 static ddit_status free_velocity(dd_sampler *s, int branch, int step, int f, dd_tensor z, dd_tensor velocity, ddit_err *err) {
     int k = dd_factor_at(f);
-    return dd_free_velocity(&(dd_free_velocity_args){.run = s->run, .branch = branch, .time_index = s->free_time[f] + step, .factor = k,
-                                                     .sigma = s->noise.sigma[step], .detail = s->params.free_detail[f],
-                                                     .small = &s->small[f], .z = z, .velocity = velocity,
+    return dd_free_velocity(&(dd_free_velocity_args){.run = s->run,
+                                                     .branch = branch,
+                                                     .time_index = s->free_time[f] + step,
+                                                     .factor = k,
+                                                     .sigma = s->noise.sigma[step],
+                                                     .detail = s->params.free_detail[f],
+                                                     .small = &s->small[f],
+                                                     .z = z,
+                                                     .velocity = velocity,
                                                      .z_small = latent_view(s, s->pooled, k),
-                                                     .v_small = latent_view(s, s->pooled_velocity, k)}, s->backend, err);
+                                                     .v_small = latent_view(s, s->pooled_velocity, k)},
+                            s->backend, err);
 }
 
-static ddit_status branch_velocity(dd_sampler *s, const dd_layout *layout, int branch, int step, dd_tensor z, dd_tensor velocity,
-                                   ddit_err *err) {
+static ddit_status branch_velocity(dd_sampler *s, const dd_layout *layout, int branch, int step, dd_tensor z,
+                                   dd_tensor velocity, ddit_err *err) {
     int f = dd_factor_index(dd_layout_uniform_factor(layout));
     if (s->params.coarse_free && f > 0) return free_velocity(s, branch, step, f, z, velocity, err);
     return dd_flux_run_velocity(s->run, branch, step, s->noise.sigma[step], layout, z, velocity, err);
 }
 
 /* velocity[0] after classifier-free guidance: v_neg + scale (v_pos - v_neg). */
-static ddit_status guided_velocity(dd_sampler *s, const dd_layout *layout, int step, dd_tensor z, dd_tensor velocity, ddit_err *err) {
+static ddit_status guided_velocity(dd_sampler *s, const dd_layout *layout, int step, dd_tensor z, dd_tensor velocity,
+                                   ddit_err *err) {
     float scale = s->params.cfg_scale;
     DD_TRY(branch_velocity(s, layout, 0, step, z, velocity, err));
     if (!(scale > 1)) return DDIT_OK;

@@ -1,9 +1,10 @@
 /* The step loop: at every step the policy chooses a layout from the latents so far, the transformer gives the velocity, Euler
  * takes the step. The only caller of schedule and dit together.
  *
- * Anchored coarse steps (our own extension, docs/method.md). A coarse model errs by v_fine - v_coarse, which changes slowly along a
- * path. With anchor = N > 0 a coarse step without a valid correction runs at both sizes: it takes the fine velocity and keeps the
- * difference. The next N steps add that difference to the coarse velocity of the same factor. Mixed layouts run without it.
+ * Anchored coarse steps (our own extension, docs/method.md). A coarse model errs by v_fine - v_coarse, which changes slowly
+ * along a path. With anchor = N > 0 a coarse step without a valid correction runs at both sizes: it takes the fine velocity and
+ * keeps the difference. The next N steps add that difference to the coarse velocity of the same factor. Mixed layouts run
+ * without it.
  *
  * Source: FluxPipeline with FlowMatchEulerDiscreteScheduler of diffusers 0.42; DDiT's scheduler; docs/method.md 3 to 6.
  */
@@ -54,11 +55,13 @@ typedef struct dd_sampler_bytes {
 } dd_sampler_bytes;
 dd_sampler_bytes dd_sampler_measure(const dd_flux_config *config, dd_dtype activation, const dd_sampler_params *params);
 
-/* Whether a sampler can be made, before anything expensive is done: what dd_sampler_create refuses of policy, schedule and steps. */
-ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params, ddit_err *err);
+/* Whether a sampler can be made, before anything expensive is done: what dd_sampler_create refuses of policy, schedule and
+ * steps. */
+ddit_status dd_sampler_check(const dd_flux_config *config, const dd_allocator *a, const dd_sampler_params *params,
+                             ddit_err *err);
 
-/* Plans everything: nothing is allocated in the step loop. Errors: DDIT_ERR_ARGUMENT (policy, steps, coarse = free with sizes that
- * a factor does not divide or with mixed layouts), DDIT_ERR_MISMATCH, DDIT_ERR_NO_MEMORY; *out is NULL on failure. */
+/* Plans everything: nothing is allocated in the step loop. Errors: DDIT_ERR_ARGUMENT (policy, steps, coarse = free with sizes
+ * that a factor does not divide or with mixed layouts), DDIT_ERR_MISMATCH, DDIT_ERR_NO_MEMORY; *out is NULL on failure. */
 ddit_status dd_sampler_create(dd_sampler **out, dd_flux_dit *dit, const dd_sampler_params *params, ddit_err *err);
 void dd_sampler_free(dd_sampler *sampler); /* NULL accepted */
 

@@ -121,7 +121,8 @@ static void reserved(dd_test *t, const op_choice *c) {
     for (int64_t rows = 150; rows > 0; rows -= 37) {
         dd_tensor x = dd_tensor_rows(*q, 0, rows);
         for (int heads = 1; heads <= 2; heads++) { /* fewer heads of the same size */
-            dd_tensor y = dd_tensor_cols(dd_tensor_rows(*out, 0, rows), 0, 64 * heads), q_part = dd_tensor_cols(x, 0, 64 * heads);
+            dd_tensor y = dd_tensor_cols(dd_tensor_rows(*out, 0, rows), 0, 64 * heads),
+                      q_part = dd_tensor_cols(x, 0, 64 * heads);
             dd_attention_args a = {.out = y, .q = q_part, .k = q_part, .v = q_part, .heads = heads, .scale = 0.1f};
             op_ok(&r, dd_op_attention(b, &a, &r.err));
         }

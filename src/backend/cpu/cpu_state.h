@@ -48,8 +48,8 @@ ddit_status dd_cpu_norm(dd_backend *b, const dd_norm_args *a, ddit_err *err);
 ddit_status dd_cpu_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_err *err);
 ddit_status dd_cpu_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddit_err *err);
 /* cpu_pointwise.c */
-ddit_status dd_cpu_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z, dd_activation activation,
-                          ddit_err *err);
+ddit_status dd_cpu_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
+                          dd_activation activation, ddit_err *err);
 ddit_status dd_cpu_upsample2x(dd_backend *b, dd_tensor y, dd_tensor x, int64_t height, int64_t width, ddit_err *err);
 /* cpu_cells.c */
 ddit_status dd_cpu_cells_gather(dd_backend *b, const dd_cells_gather_args *a, ddit_err *err);

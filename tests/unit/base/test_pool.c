@@ -30,7 +30,8 @@ static void each_task_once(dd_test *t) {
             dd_pool_run(pool, count, mark, &j);
             for (int k = 0; k < TASKS; k++)
                 if (j.done[k] != (k < count)) {
-                    dd_test_fail(t, __FILE__, __LINE__, "%d threads, round %d: task %d ran %d times", threads[i], round, k, j.done[k]);
+                    dd_test_fail(t, __FILE__, __LINE__, "%d threads, round %d: task %d ran %d times", threads[i], round, k,
+                                 j.done[k]);
                     break;
                 }
             DD_CHECK(t, j.workers_seen >> threads[i] == 0);

@@ -29,9 +29,13 @@ static double distance(const golden *g, const char *name, const float *got, size
     return result;
 }
 
-#define CLOSE(t, g, what, d, tolerance) \
-    do { double d_ = (d); if (getenv("DD_SHOW")) printf("  %s %s %.2e\n", (g)->path, what, d_); \
-         if (!(d_ <= (tolerance))) dd_test_fail(t, __FILE__, __LINE__, "%s: %s is off by %.2e, at most %.0e", (g)->path, what, d_, tolerance); } while (0)
+#define CLOSE(t, g, what, d, tolerance)                                                                                        \
+    do {                                                                                                                       \
+        double d_ = (d);                                                                                                       \
+        if (getenv("DD_SHOW")) printf("  %s %s %.2e\n", (g)->path, what, d_);                                                  \
+        if (!(d_ <= (tolerance)))                                                                                              \
+            dd_test_fail(t, __FILE__, __LINE__, "%s: %s is off by %.2e, at most %.0e", (g)->path, what, d_, tolerance);        \
+    } while (0)
 
 static ddit_params params_of(const golden *g) {
     ddit_params p = ddit_params_init();
@@ -55,8 +59,10 @@ static void check_embeddings(dd_test *t, const golden *g, const ddit_model *mode
     dd_prompt_embedding e = {0};
     char notes[256] = "";
     DD_NEED_OK(t, dd_prompts_encode(model, &p->prompt, 1, p->max_sequence_length, &e, notes, sizeof notes, &t->err));
-    CLOSE(t, g, "T5 embedding", distance(g, "t5", e.text, 0, (size_t)p->max_sequence_length * (size_t)model->config.t5.d_model), EMBEDDING_TOLERANCE);
-    CLOSE(t, g, "pooled CLIP embedding", distance(g, "pooled", e.pooled, 0, (size_t)model->config.clip.hidden_size), EMBEDDING_TOLERANCE);
+    CLOSE(t, g, "T5 embedding", distance(g, "t5", e.text, 0, (size_t)p->max_sequence_length * (size_t)model->config.t5.d_model),
+          EMBEDDING_TOLERANCE);
+    CLOSE(t, g, "pooled CLIP embedding", distance(g, "pooled", e.pooled, 0, (size_t)model->config.clip.hidden_size),
+          EMBEDDING_TOLERANCE);
     dd_prompt_embedding_deinit(&e, &model->context->allocator);
 }
 
@@ -82,8 +88,10 @@ static void check_run(dd_test *t, const golden *g, ddit_model *model, const ddit
     DD_OK(t, status);
     if (status == DDIT_OK) {
         size_t count = dd_safetensors_find(g->file, "latent")->count;
-        CLOSE(t, g, "first velocity", distance(g, "step.0.velocity", dd_sampler_kept_velocity(session->sampler, 0), 0, count), VELOCITY_TOLERANCE);
-        CLOSE(t, g, "final latent", distance(g, "latent", dd_sampler_latent(session->sampler).data, 0, count), LATENT_TOLERANCE);
+        CLOSE(t, g, "first velocity", distance(g, "step.0.velocity", dd_sampler_kept_velocity(session->sampler, 0), 0, count),
+              VELOCITY_TOLERANCE);
+        CLOSE(t, g, "final latent", distance(g, "latent", dd_sampler_latent(session->sampler).data, 0, count),
+              LATENT_TOLERANCE);
         check_image(t, g, session);
     }
     ddit_session_free(session);

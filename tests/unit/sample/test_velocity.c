@@ -1,5 +1,6 @@
-/* One call of the transformer against the float64 model of tools/ddit_reference.py: base, adapter at uniform 2 and 4, mixed layouts,
- * cells over the edge, each kind of residual, and the free coarse step. Goldens: tests/golden/adapter/velocity_NN.safetensors. */
+/* One call of the transformer against the float64 model of tools/ddit_reference.py: base, adapter at uniform 2 and 4, mixed
+ * layouts, cells over the edge, each kind of residual, and the free coarse step. Goldens:
+ * tests/golden/adapter/velocity_NN.safetensors. */
 #include "backend/registry.h"
 #include "format/config.h"
 #include "harness.h"
@@ -85,12 +86,17 @@ static ddit_status compute(fixture *f, ddit_err *err) {
     dd_tensor velocity = dd_tensor_3d(f->memory[1], DD_DTYPE_F32, s[0], s[1], s[2]);
     if (!f->factor) return dd_flux_run_velocity(f->run, 0, 0, f->sigma, &f->layout, z, velocity, err);
     int k = f->factor;
-    return dd_free_velocity(&(dd_free_velocity_args){.run = f->run, .factor = k, .sigma = f->sigma,
-                                                     .detail = strtof(meta(f, "detail"), NULL), .small = &f->small, .z = z,
-                                                     .velocity = velocity,
-                                                     .z_small = dd_tensor_3d(f->memory[2], DD_DTYPE_F32, s[0], s[1] / k, s[2] / k),
-                                                     .v_small = dd_tensor_3d(f->memory[3], DD_DTYPE_F32, s[0], s[1] / k, s[2] / k)},
-                            f->b, err);
+    return dd_free_velocity(
+        &(dd_free_velocity_args){.run = f->run,
+                                 .factor = k,
+                                 .sigma = f->sigma,
+                                 .detail = strtof(meta(f, "detail"), NULL),
+                                 .small = &f->small,
+                                 .z = z,
+                                 .velocity = velocity,
+                                 .z_small = dd_tensor_3d(f->memory[2], DD_DTYPE_F32, s[0], s[1] / k, s[2] / k),
+                                 .v_small = dd_tensor_3d(f->memory[3], DD_DTYPE_F32, s[0], s[1] / k, s[2] / k)},
+        f->b, err);
 }
 
 static void close_fixture(fixture *f) {

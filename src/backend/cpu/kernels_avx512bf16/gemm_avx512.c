@@ -106,8 +106,8 @@ static void block_product(const tile_fn tiles[2][TILE], float *c, const uint32_t
     for (int64_t s = 0; s < steps; s += DEPTH) {
         int64_t depth = steps - s < DEPTH ? steps - s : DEPTH;
         const uint32_t *b_piece = b + s * PANEL;
-        /* The tiles together fetch the next piece of B, which follows this one in memory: four of them a quarter each, at half the
-         * pace of reading, or the first two a half each where there are fewer. Others read on in A by themselves. */
+        /* The tiles together fetch the next piece of B, which follows this one in memory: four of them a quarter each, at half
+         * the pace of reading, or the first two a half each where there are fewer. Others read on in A by themselves. */
         const char *next = (const char *)(b_piece + depth * PANEL);
         int fetchers = t.tiles < 4 ? 2 : 4;
         int64_t pace = t.tiles < 4 ? 128 : 64;
