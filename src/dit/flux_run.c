@@ -2,18 +2,11 @@
 
 #include <string.h>
 
-enum { ALIGN = 64 };
+#include "bind/memory_plan.h"
 
-/* Walks the buffers: with memory NULL it only counts, so that the plan and its price are one piece of code. */
-typedef struct carver {
-    char *memory;
-    uint64_t used;
-} carver;
-
-static void *carve(carver *c, uint64_t count, uint64_t size) {
-    void *at = c->memory ? c->memory + c->used : NULL;
-    c->used += (count * size + ALIGN - 1) / ALIGN * ALIGN;
-    return at;
+/* The next count values of `size` bytes: NULL while the plan only counts, so that the plan and its price are one piece of code. */
+static void *carve(dd_memory_plan *plan, uint64_t count, uint64_t size) {
+    return dd_plan_take(plan, DD_DTYPE_U8, 1, (int64_t)(count * size)).data;
 }
 
 static uint64_t cells_of(int length, int factor) { return (uint64_t)((length + factor - 1) / factor); }
@@ -29,7 +22,7 @@ static uint64_t padded_latent(const dd_flux_config *config, dd_grid grid) {
     return most * (uint64_t)config->latent_channels;
 }
 
-static void plan_step(dd_flux_run *run, carver *c, const dd_flux_config *config, const dd_flux_run_params *p, uint64_t act) {
+static void plan_step(dd_flux_run *run, dd_memory_plan *c, const dd_flux_config *config, const dd_flux_run_params *p, uint64_t act) {
     uint64_t cells = (uint64_t)dd_layout_max_cells(p->grid), rows = cells + (uint64_t)p->text_tokens;
     uint64_t d = (uint64_t)config->hidden, wide = d + (uint64_t)config->mlp_hidden;
     uint64_t latent = padded_latent(config, p->grid);
@@ -45,7 +38,7 @@ static void plan_step(dd_flux_run *run, carver *c, const dd_flux_config *config,
     run->rope = carve(c, rows * (uint64_t)config->attention_head_dim, sizeof(float));
 }
 
-static void plan_tables(dd_flux_run *run, carver *c, const dd_flux_config *config, const dd_flux_run_params *p) {
+static void plan_tables(dd_flux_run *run, dd_memory_plan *c, const dd_flux_config *config, const dd_flux_run_params *p) {
     uint64_t d = (uint64_t)config->hidden, times = (uint64_t)p->time_count;
     for (int branch = 0; branch < p->branches; branch++) {
         dd_flux_tables *t = &run->tables[branch];
@@ -58,7 +51,7 @@ static void plan_tables(dd_flux_run *run, carver *c, const dd_flux_config *confi
 
 dd_flux_run_bytes dd_flux_run_measure(const dd_flux_config *config, dd_dtype activation, const dd_flux_run_params *params) {
     dd_flux_run unused = {0};
-    carver step = {0}, tables = {0};
+    dd_memory_plan step = {0}, tables = {0};
     uint64_t act = activation == DD_DTYPE_F32 ? 4 : 2, d = (uint64_t)config->hidden;
     plan_step(&unused, &step, config, params, act);
     plan_tables(&unused, &tables, config, params);
@@ -78,7 +71,7 @@ static ddit_status allocate(dd_flux_run *run, const dd_flux_run_params *p, ddit_
                         "the positions of a step", err));
     DD_TRY(
         dd_op_alloc(b, &run->memory, bytes.activations + bytes.tables, "the activations and tables of the transformer", err));
-    carver c = {run->memory, 0};
+    dd_memory_plan c = {.base = run->memory};
     plan_step(run, &c, &dit->config, p, b->activation == DD_DTYPE_F32 ? 4 : 2);
     plan_tables(run, &c, &dit->config, p);
     return dd_op_reserve(b,

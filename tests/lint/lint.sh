@@ -21,9 +21,9 @@ allowed() {
         media) echo "base media" ;;
         schedule) echo "base layout schedule" ;;
         text) echo "base tensor format op bind tokenizer text" ;;
-        dit) echo "base tensor layout format op dit" ;;
+        dit) echo "base tensor layout format op bind dit" ;;
         vae) echo "base tensor format op bind vae" ;;
-        sample) echo "base tensor layout format op dit schedule sample" ;;
+        sample) echo "base tensor layout format op bind dit schedule sample" ;;
         pipeline) echo "base tensor layout format op dit schedule sample text tokenizer bind vae media backend pipeline" ;;
         *) echo "" ;;
     esac
