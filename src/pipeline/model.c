@@ -5,13 +5,17 @@
 
 #define ADAPTER_NAME "ddit-adapter.safetensors"
 
-static ddit_status open_transformer(ddit_model *model, ddit_err *err) {
+ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err) {
     const dd_allocator *a = &model->context->allocator;
     char *path;
-    DD_TRY(dd_path_join(a, &path, model->folder, "transformer", err));
-    ddit_status status = dd_weight_files_open(&model->files, a, path, err);
+    DD_TRY(dd_path_join(a, &path, model->folder, part, err));
+    ddit_status status = dd_weight_files_open(files, a, path, err);
     dd_free(a, path);
-    DD_TRY(status);
+    return status;
+}
+
+static ddit_status open_transformer(ddit_model *model, ddit_err *err) {
+    DD_TRY(dd_model_part_open(model, "transformer", &model->files, err));
     return dd_flux_dit_open(&model->dit, model->context->backend, &model->config.transformer, model->files, err);
 }
 

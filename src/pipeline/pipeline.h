@@ -43,6 +43,9 @@ typedef struct dd_settings {
     int latent_height, latent_width;
 } dd_settings;
 
+/* The weight files of a part of the model's folder: "transformer", "vae", "text_encoder" … Closed by the caller. */
+ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err);
+
 /* Resolves and checks everything that can be known without running. Errors: DDIT_ERR_ARGUMENT with a sentence naming the
  * parameter, what was found and expected; those of reading a replayed schedule. *settings is zeroed on failure. */
 ddit_status dd_settings_resolve(dd_settings *settings, const ddit_model *model, const ddit_params *params, ddit_err *err);

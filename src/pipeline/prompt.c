@@ -18,15 +18,6 @@ __attribute__((format(printf, 3, 4))) static void note(char *notes, size_t size,
     va_end(args);
 }
 
-static ddit_status open_part(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err) {
-    const dd_allocator *a = &model->context->allocator;
-    char *path;
-    DD_TRY(dd_path_join(a, &path, model->folder, part, err));
-    ddit_status status = dd_weight_files_open(files, a, path, err);
-    dd_free(a, path);
-    return status;
-}
-
 static ddit_status open_clip_tokenizer(const ddit_model *model, dd_clip_bpe **tok, ddit_err *err) {
     const dd_allocator *a = &model->context->allocator;
     char *path;
@@ -49,7 +40,7 @@ static ddit_status encode_clip(const ddit_model *model, const char *const *promp
     ddit_status status;
     DD_GO(open_clip_tokenizer(model, &tok, err));
     DD_GO(dd_alloc(a, &ids, length, sizeof *ids, "the prompt's ids", err));
-    DD_GO(open_part(model, "text_encoder", &files, err));
+    DD_GO(dd_model_part_open(model, "text_encoder", &files, err));
     DD_GO(dd_clip_encoder_open(&encoder, model->context->backend, files, config, err));
     for (int i = 0; i < count; i++) {
         size_t total;
@@ -90,7 +81,7 @@ static ddit_status encode_t5(const ddit_model *model, const char *const *prompts
     ddit_status status;
     DD_GO(open_t5_tokenizer(model, &tok, err));
     DD_GO(dd_alloc(a, &ids, length, sizeof *ids, "the prompt's ids", err));
-    DD_GO(open_part(model, "text_encoder_2", &files, err));
+    DD_GO(dd_model_part_open(model, "text_encoder_2", &files, err));
     DD_GO(dd_t5_encoder_open(&encoder, model->context->backend, files, config, max_length, err));
     for (int i = 0; i < count; i++) {
         size_t total;

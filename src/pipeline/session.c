@@ -171,22 +171,13 @@ const char *ddit_session_notes(const ddit_session *s) { return s->notes; }
 
 /* ---------------------------------------------------------------------------------------------- decode */
 
-static ddit_status open_vae(const ddit_model *model, dd_weight_files **files, dd_flux_vae **vae, ddit_err *err) {
-    const dd_allocator *a = &model->context->allocator;
-    char *path;
-    DD_TRY(dd_path_join(a, &path, model->folder, "vae", err));
-    ddit_status status = dd_weight_files_open(files, a, path, err);
-    dd_free(a, path);
-    DD_TRY(status);
-    return dd_flux_vae_open(vae, model->context->backend, *files, &model->config.vae, err);
-}
-
 static ddit_status decode_pixels(ddit_session *s, ddit_image *image, ddit_err *err) {
     dd_weight_files *files = NULL;
     dd_flux_vae *vae = NULL;
     dd_tensor latent = dd_sampler_latent(s->sampler);
     ddit_status status;
-    DD_GO(open_vae(s->model, &files, &vae, err));
+    DD_GO(dd_model_part_open(s->model, "vae", &files, err));
+    DD_GO(dd_flux_vae_open(&vae, s->model->context->backend, files, &s->model->config.vae, err));
     DD_GO(dd_flux_vae_decode(vae, &latent, image->rgb, err));
 done:
     dd_flux_vae_close(vae);
