@@ -64,14 +64,8 @@ static json_t *vae_json(const dd_vae_config *c) {
  * wants it. */
 static ddit_status add_part(json_t *parts, const ddit_model *m, const char *name, const char *kind, json_t *dimensions,
                             dd_weight_files **keep, ddit_err *err) {
-    const dd_allocator *a = &m->context->allocator;
     dd_weight_files *files = NULL;
-    char *path;
-    ddit_status status = dd_path_join(a, &path, m->folder, name, err);
-    if (status == DDIT_OK) {
-        status = dd_weight_files_open(&files, a, path, err);
-        dd_free(a, path);
-    }
+    ddit_status status = dd_model_part_open(m, name, &files, err);
     if (status != DDIT_OK) {
         json_decref(dimensions);
         return status;
