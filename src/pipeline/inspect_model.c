@@ -1,11 +1,8 @@
 /* What a model folder holds: its parts with their dimensions, the adapter, the defaults and the memory of a run. */
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "pipeline/inspect.h"
-
-#define ADAPTER_NAME "ddit-adapter.safetensors"
 
 static void set(json_t *object, const char *key, int64_t value) {
     json_object_set_new(object, key, json_integer((json_int_t)value));
@@ -82,15 +79,6 @@ static ddit_status add_part(json_t *parts, const ddit_model *m, const char *name
 
 /* ---------------------------------------------------------------------------------------------- adapter, defaults */
 
-static ddit_status open_adapter(ddit_model *m, ddit_err *err) {
-    const dd_allocator *a = &m->context->allocator;
-    struct stat info;
-    DD_TRY(dd_path_join(a, &m->adapter_path, m->folder, ADAPTER_NAME, err));
-    if (stat(m->adapter_path, &info) != 0) return DDIT_OK;
-    DD_TRY(dd_adapter_open(&m->adapter, a, m->adapter_path, err));
-    return dd_adapter_check(&m->adapter, &m->config.transformer, err);
-}
-
 static json_t *adapter_json(const ddit_model *m) {
     if (!m->adapter.file) return json_null();
     json_t *object = dd_inspect_adapter(&m->adapter);
@@ -132,7 +120,7 @@ static ddit_status describe(json_t *root, ddit_model *m, const ddit_params *para
     ddit_params p = params ? *params : ddit_params_init();
     if (!p.prompt) p.prompt = "";
     DD_TRY(dd_model_folder_read(&m->config, a, m->folder, err));
-    DD_TRY(open_adapter(m, err));
+    DD_TRY(dd_model_adapter_open(m, NULL, err));
     json_object_set_new(root, "name", json_string(m->config.ddit.name));
     json_object_set_new(root, "license", json_string(m->config.ddit.license));
     json_object_set_new(root, "architecture", json_string("FLUX"));

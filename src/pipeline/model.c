@@ -33,12 +33,11 @@ static ddit_status find_adapter(const ddit_model *model, const char *asked, char
     return DDIT_OK;
 }
 
-static ddit_status open_adapter(ddit_model *model, const char *asked, ddit_err *err) {
+ddit_status dd_model_adapter_open(ddit_model *model, const char *asked, ddit_err *err) {
     DD_TRY(find_adapter(model, asked, &model->adapter_path, err));
     if (!model->adapter_path) return DDIT_OK;
     DD_TRY(dd_adapter_open(&model->adapter, &model->context->allocator, model->adapter_path, err));
-    DD_TRY(dd_adapter_check(&model->adapter, &model->config.transformer, err));
-    return dd_flux_dit_add_adapter(model->dit, &model->adapter, err);
+    return dd_adapter_check(&model->adapter, &model->config.transformer, err);
 }
 
 ddit_status ddit_model_open(ddit_model **out, ddit_context *context, const char *folder, const char *adapter, ddit_err *err) {
@@ -53,7 +52,8 @@ ddit_status ddit_model_open(ddit_model **out, ddit_context *context, const char 
     DD_GO(dd_strdup(a, &model->folder, folder, err));
     DD_GO(dd_model_folder_read(&model->config, a, folder, err));
     DD_GO(open_transformer(model, err));
-    DD_GO(open_adapter(model, adapter, err));
+    DD_GO(dd_model_adapter_open(model, adapter, err));
+    if (model->adapter.file) DD_GO(dd_flux_dit_add_adapter(model->dit, &model->adapter, err));
     *out = model;
     return DDIT_OK;
 done:

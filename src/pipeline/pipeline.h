@@ -46,6 +46,10 @@ typedef struct dd_settings {
 /* The weight files of a part of the model's folder: "transformer", "vae", "text_encoder" … Closed by the caller. */
 ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err);
 
+/* Finds, opens and checks the adapter: the path asked for, "none", or (NULL) the one in the model's folder if there is one.
+ * model->adapter.file and adapter_path stay NULL without adapter; the model frees both. */
+ddit_status dd_model_adapter_open(ddit_model *model, const char *asked, ddit_err *err);
+
 /* Resolves and checks everything that can be known without running. Errors: DDIT_ERR_ARGUMENT with a sentence naming the
  * parameter, what was found and expected; those of reading a replayed schedule. *settings is zeroed on failure. */
 ddit_status dd_settings_resolve(dd_settings *settings, const ddit_model *model, const ddit_params *params, ddit_err *err);
