@@ -16,12 +16,14 @@
 
 typedef struct dd_backend dd_backend;
 typedef struct dd_weight dd_weight; /* opaque: only the backend that made it looks inside */
+typedef struct dd_grad_ops dd_grad_ops; /* op_grad.h */
 
 /* ------------------------------------------------------------------------------------------------ weights */
 
 typedef enum dd_weight_use {
     DD_WEIGHT_FORWARD = 1,
     DD_WEIGHT_INPUT_GRADIENT = 2, /* dx = dy W */
+    DD_WEIGHT_UPDATES = 4,        /* its values may be replaced: dd_op_weight_update */
 } dd_weight_use;
 
 typedef enum dd_weight_kind {
@@ -185,37 +187,13 @@ typedef struct dd_coarse_lift_args {
 
 /* ------------------------------------------------------------------------------------------------ the table */
 
-/* Backward passes; NULL in a backend that cannot train. */
-typedef struct dd_linear_grad_args {
-    const dd_tensor *dx;    /* [M, K] F32, added to, or NULL */
-    const dd_tensor *dw;    /* [N, K] F32, added to, or NULL */
-    const dd_tensor *db;    /* [N] F32, added to, or NULL */
-    dd_tensor dy;           /* [M, N] F32: gradient of x W^T + b (before any activation) */
-    const dd_tensor *x;     /* [M, K]; needed for dw */
-    const dd_weight *w;     /* needed for dx, made with DD_WEIGHT_INPUT_GRADIENT */
-} dd_linear_grad_args;
-
-typedef struct dd_attention_grad_args {
-    dd_tensor dq, dk, dv;   /* F32, written */
-    dd_tensor dout, out;    /* [Nq, A*E] F32 */
-    dd_tensor q, k, v;
-    dd_tensor lse;          /* [A, Nq] from the forward pass */
-    int heads;
-    float scale;
-    bool causal;
-} dd_attention_grad_args;
-
-typedef struct dd_grad_ops {
-    ddit_status (*linear)(dd_backend *b, const dd_linear_grad_args *g, ddit_err *err);
-    ddit_status (*attention)(dd_backend *b, const dd_attention_grad_args *g, ddit_err *err);
-} dd_grad_ops;
-
 /* The largest problems a run will bring, so that scratch and plans exist before the first step. Zero fields are skipped. */
 typedef struct dd_reserve {
     int64_t attention_queries, attention_keys; /* most rows of q and k in one call */
     int attention_heads, attention_head_size;  /* largest */
     const dd_weight *const *weights;           /* every linear weight that will be used */
     int weight_count;
+    int64_t gradient_rows;                     /* most rows of one call of op_grad.h; 0 = no backward passes */
 } dd_reserve;
 
 typedef struct dd_backend_ops {
@@ -256,7 +234,13 @@ typedef struct dd_backend_ops {
     /* y [H*W, C] act from x [C, H, W] F32, y = a * x + b: the autoencoder's input */
     ddit_status (*channels_last)(dd_backend *b, dd_tensor y, dd_tensor x, float a, float bias, ddit_err *err);
 
-    const dd_grad_ops *grad; /* NULL when the backend cannot train */
+    /* New values for a weight that was prepared with DD_WEIGHT_UPDATES: desc as for weight_prepare, same shape; data F32. */
+    ddit_status (*weight_update)(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err);
+    /* A lane: a backend of one thread on the same device, which may use (not update or free) the weights of `b` while b's other
+     * lanes work, each on a thread of its own. index in 0..b->threads-1, at most one open lane per index. Closed before b. */
+    ddit_status (*lane_open)(dd_backend *b, int index, dd_backend **lane, ddit_err *err);
+
+    const dd_grad_ops *grad; /* op_grad.h; NULL when the backend cannot train */
 } dd_backend_ops;
 
 /* A backend that is open. Embedded as the first member of the backend's own struct. */
@@ -287,8 +271,6 @@ ddit_status dd_op_patch_stats(dd_backend *b, const dd_patch_stats_args *a, ddit_
 ddit_status dd_op_pool_mean(dd_backend *b, dd_tensor y, dd_tensor x, int k, float factor, ddit_err *err);
 ddit_status dd_op_coarse_lift(dd_backend *b, const dd_coarse_lift_args *a, ddit_err *err);
 ddit_status dd_op_channels_last(dd_backend *b, dd_tensor y, dd_tensor x, float a, float bias, ddit_err *err);
-ddit_status dd_op_linear_grad(dd_backend *b, const dd_linear_grad_args *g, ddit_err *err);
-ddit_status dd_op_attention_grad(dd_backend *b, const dd_attention_grad_args *g, ddit_err *err);
 
 ddit_status dd_op_alloc(dd_backend *b, void **memory, size_t bytes, const char *what, ddit_err *err);
 void dd_op_free(dd_backend *b, void *memory); /* NULL accepted */
@@ -297,6 +279,9 @@ ddit_status dd_op_download(dd_backend *b, void *to_host, const void *from, size_
 ddit_status dd_op_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight_desc *desc, ddit_err *err);
 void dd_op_weight_free(dd_backend *b, dd_weight *w); /* NULL accepted */
 dd_weight_info dd_op_weight_info(const dd_backend *b, const dd_weight *w);
+ddit_status dd_op_weight_update(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err);
+ddit_status dd_op_lane_open(dd_backend *b, int index, dd_backend **lane, ddit_err *err);
+void dd_op_lane_close(dd_backend *lane); /* NULL accepted */
 ddit_status dd_op_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err);
 ddit_status dd_op_sync(dd_backend *b, ddit_err *err);
 
