@@ -24,7 +24,8 @@ extern "C" {
     X(ERR_NO_MEMORY, -9, "out of memory")                               \
     X(ERR_WRITE, -10, "an output file could not be written")            \
     X(ERR_OUTPUT_PATH, -11, "the output folder does not exist")         \
-    X(ERR_CANCELLED, -12, "cancelled")
+    X(ERR_CANCELLED, -12, "cancelled")                                  \
+    X(ERR_DIVERGED, -13, "the training diverged")
 
 typedef enum ddit_status {
 #define DDIT_STATUS_ENUM(name, value, text) DDIT_##name = value,

@@ -23,8 +23,10 @@ allowed() {
         text) echo "base tensor format op bind tokenizer text" ;;
         dit) echo "base tensor layout format op bind dit" ;;
         vae) echo "base tensor format op bind vae" ;;
+        comm) echo "base comm" ;;
+        train) echo "base tensor layout format op bind dit comm train" ;;
         sample) echo "base tensor layout format op bind dit schedule sample" ;;
-        pipeline) echo "base tensor layout format op dit schedule sample text tokenizer bind vae media backend pipeline" ;;
+        pipeline) echo "base tensor layout format op dit schedule sample text tokenizer bind vae media backend comm train pipeline" ;;
         *) echo "" ;;
     esac
 }
