@@ -1,4 +1,5 @@
-/* Checked calls: memory, weights, and the ops on rows. Those on latents are in op_latent.c. */
+/* Checked calls: memory, weights, lanes, and the ops on rows. Those on latents are in op_latent.c, the backward passes in
+ * op_grad.c. */
 #include <inttypes.h>
 
 #include "op/op_check.h"
@@ -34,7 +35,8 @@ ddit_status dd_op_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err) {
     dd_op_check c = dd_op_check_begin(b, "reserve", err);
     DD_TRY(dd_op_slot(b, b->ops->reserve, "reserve", err));
     DD_TRY(dd_op_require(&c, r->attention_queries >= 0 && r->attention_keys >= 0 && r->attention_heads >= 0 &&
-                                 r->attention_head_size >= 0 && r->weight_count >= 0 && (r->weights || !r->weight_count),
+                                 r->attention_head_size >= 0 && r->weight_count >= 0 && (r->weights || !r->weight_count) &&
+                                 r->gradient_rows >= 0,
                          "a size is negative or the list of weights is missing"));
     return b->ops->reserve(b, r, err);
 }
@@ -76,6 +78,39 @@ void dd_op_weight_free(dd_backend *b, dd_weight *w) {
 }
 
 dd_weight_info dd_op_weight_info(const dd_backend *b, const dd_weight *w) { return b->ops->weight_info(w); }
+
+ddit_status dd_op_weight_update(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err) {
+    dd_weight_desc d = *desc;
+    if (!d.name) d.name = "without a name";
+    dd_op_check c = dd_op_check_begin(b, "weight_update", err);
+    DD_TRY(dd_op_slot(b, b->ops->weight_update && b->ops->weight_info, c.op, err));
+    DD_TRY(dd_op_require(&c, w, "weight %s is missing", d.name));
+    dd_weight_info have = b->ops->weight_info(w);
+    if (d.kind != DD_WEIGHT_CONV2D) d.kh = d.kw = 1;
+    DD_TRY(dd_op_require(&c, d.kind == have.kind && d.out == have.out && d.in == have.in &&
+                                 (have.kind != DD_WEIGHT_CONV2D || (d.kh == have.kh && d.kw == have.kw)),
+                         "weight %s is [%" PRId64 ", %" PRId64 "], its new values [%" PRId64 ", %" PRId64 "]%s", d.name,
+                         have.out, have.in, d.out, d.in, d.kind == have.kind ? "" : " of another kind"));
+    DD_TRY(dd_op_require(&c, d.data, "weight %s has no new values", d.name));
+    DD_TRY(dd_op_require(&c, d.dtype == DD_DTYPE_F32, "weight %s has new values of dtype %s, expected F32", d.name,
+                         d.dtype < DD_DTYPE_COUNT ? dd_dtype_name(d.dtype) : "unknown"));
+    DD_TRY(dd_op_require(&c, !d.bias || is_float(d.bias_dtype), "weight %s has a new bias of an integer dtype", d.name));
+    return b->ops->weight_update(b, w, &d, err);
+}
+
+/* ------------------------------------------------------------------------------------------------ lanes */
+
+ddit_status dd_op_lane_open(dd_backend *b, int index, dd_backend **lane, ddit_err *err) {
+    *lane = NULL;
+    dd_op_check c = dd_op_check_begin(b, "lane_open", err);
+    DD_TRY(dd_op_slot(b, b->ops->lane_open, c.op, err));
+    DD_TRY(dd_op_require(&c, index >= 0 && index < b->threads, "lane %d of %d was asked for", index, b->threads));
+    return b->ops->lane_open(b, index, lane, err);
+}
+
+void dd_op_lane_close(dd_backend *lane) {
+    if (lane) lane->ops->close(lane);
+}
 
 /* ------------------------------------------------------------------------------------------------ linear and convolution */
 
@@ -142,18 +177,12 @@ ddit_status dd_op_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err) 
 
 /* ------------------------------------------------------------------------------------------------ attention */
 
-/* heads > 0 and a whole number of values each. */
-static ddit_status check_heads(const dd_op_check *c, int64_t width, int heads) {
-    return dd_op_require(c, heads > 0 && width > 0 && width % heads == 0, "%" PRId64 " columns do not divide into %d heads",
-                         width, heads);
-}
-
 ddit_status dd_op_attention(dd_backend *b, const dd_attention_args *a, ddit_err *err) {
     dd_op_check c = dd_op_check_begin(b, "attention", err);
     DD_TRY(dd_op_slot(b, b->ops->attention, c.op, err));
     DD_TRY(dd_op_want_2d(&c, "q", &a->q, c.act, -1, -1));
     int64_t queries = a->q.shape[0], width = a->q.shape[1];
-    DD_TRY(check_heads(&c, width, a->heads));
+    DD_TRY(dd_op_want_heads(&c, width, a->heads));
     DD_TRY(dd_op_want_2d(&c, "k", &a->k, c.act, -1, width));
     int64_t keys = a->k.shape[0];
     DD_TRY(dd_op_want_2d(&c, "v", &a->v, c.act, keys, width));
@@ -171,7 +200,7 @@ ddit_status dd_op_qk_norm_rope(dd_backend *b, const dd_qk_norm_rope_args *a, ddi
     dd_op_check c = dd_op_check_begin(b, "qk_norm_rope", err);
     DD_TRY(dd_op_slot(b, b->ops->qk_norm_rope, c.op, err));
     DD_TRY(dd_op_want_2d(&c, "x", &a->x, c.act, -1, -1));
-    DD_TRY(check_heads(&c, a->x.shape[1], a->heads));
+    DD_TRY(dd_op_want_heads(&c, a->x.shape[1], a->heads));
     int64_t rows = a->x.shape[0], width = a->x.shape[1] / a->heads;
     DD_TRY(dd_op_require(&c, width % 2 == 0, "heads of %" PRId64 " values do not divide into pairs", width));
     DD_TRY(dd_op_want_1d(&c, "weight", a->weight, DD_SET_F32, width));
@@ -213,55 +242,4 @@ ddit_status dd_op_group_norm(dd_backend *b, const dd_group_norm_args *a, ddit_er
                          "activation %d is not possible here, only none and SiLU", (int)a->activation));
     DD_TRY(dd_op_apart_or_same(&c, "y", &a->y, "x", &a->x));
     return pixels ? b->ops->group_norm(b, a, err) : DDIT_OK;
-}
-
-/* ------------------------------------------------------------------------------------------------ backward */
-
-ddit_status dd_op_linear_grad(dd_backend *b, const dd_linear_grad_args *g, ddit_err *err) {
-    dd_op_check c = dd_op_check_begin(b, "linear_grad", err);
-    DD_TRY(dd_op_slot(b, b->ops->grad && b->ops->grad->linear, c.op, err));
-    DD_TRY(dd_op_want_2d(&c, "dy", &g->dy, DD_SET_F32, -1, -1));
-    int64_t rows = g->dy.shape[0], out = g->dy.shape[1];
-    if (g->dx) {
-        DD_TRY(dd_op_require(&c, g->w, "dx is wanted but the weight is missing"));
-        dd_weight_info w = b->ops->weight_info(g->w);
-        DD_TRY(dd_op_require(&c, w.kind == DD_WEIGHT_LINEAR && w.out == out,
-                             "the weight is [%" PRId64 ", %" PRId64 "], dy has %" PRId64
-                             " columns", w.out, w.in, out));
-        DD_TRY(dd_op_want_2d(&c, "dx", g->dx, DD_SET_F32, rows, w.in));
-        DD_TRY(dd_op_apart(&c, "dx", g->dx, "dy", &g->dy));
-    }
-    if (g->dw) {
-        DD_TRY(dd_op_want_2d(&c, "x", g->x, c.either, rows, -1));
-        DD_TRY(dd_op_want_2d(&c, "dw", g->dw, DD_SET_F32, out, g->x->shape[1]));
-        DD_TRY(dd_op_require(&c, !g->dx || g->dx->shape[1] == g->x->shape[1], "dx and x differ in columns"));
-        DD_TRY(dd_op_apart(&c, "dw", g->dw, "dy", &g->dy));
-        DD_TRY(dd_op_apart(&c, "dw", g->dw, "x", g->x));
-    }
-    DD_TRY(dd_op_want_optional_vector(&c, "db", g->db, out));
-    return rows ? b->ops->grad->linear(b, g, err) : DDIT_OK;
-}
-
-ddit_status dd_op_attention_grad(dd_backend *b, const dd_attention_grad_args *g, ddit_err *err) {
-    dd_op_check c = dd_op_check_begin(b, "attention_grad", err);
-    DD_TRY(dd_op_slot(b, b->ops->grad && b->ops->grad->attention, c.op, err));
-    DD_TRY(dd_op_want_2d(&c, "q", &g->q, c.either, -1, -1));
-    int64_t queries = g->q.shape[0], width = g->q.shape[1];
-    DD_TRY(check_heads(&c, width, g->heads));
-    DD_TRY(dd_op_want_2d(&c, "k", &g->k, c.either, -1, width));
-    int64_t keys = g->k.shape[0];
-    DD_TRY(dd_op_want_2d(&c, "v", &g->v, c.either, keys, width));
-    DD_TRY(dd_op_require(&c, keys > 0, "there are no keys"));
-    DD_TRY(dd_op_want_2d(&c, "out", &g->out, DD_SET_F32, queries, width));
-    DD_TRY(dd_op_want_2d(&c, "dout", &g->dout, DD_SET_F32, queries, width));
-    DD_TRY(dd_op_want_2d(&c, "lse", &g->lse, DD_SET_F32, g->heads, queries));
-    DD_TRY(dd_op_want_2d(&c, "dq", &g->dq, DD_SET_F32, queries, width));
-    DD_TRY(dd_op_want_2d(&c, "dk", &g->dk, DD_SET_F32, keys, width));
-    DD_TRY(dd_op_want_2d(&c, "dv", &g->dv, DD_SET_F32, keys, width));
-    const dd_tensor *outputs[] = {&g->dq, &g->dk, &g->dv}, *inputs[] = {&g->q, &g->k, &g->v, &g->out, &g->dout, &g->lse};
-    for (int o = 0; o < 3; o++) {
-        for (int i = 0; i < 6; i++) DD_TRY(dd_op_apart(&c, "a gradient", outputs[o], "an input", inputs[i]));
-        for (int i = 0; i < o; i++) DD_TRY(dd_op_apart(&c, "a gradient", outputs[o], "another", outputs[i]));
-    }
-    return b->ops->grad->attention(b, g, err);
 }

@@ -81,6 +81,11 @@ ddit_status dd_op_require(const dd_op_check *c, bool holds, const char *format, 
     return dd_fail(c->err, DDIT_ERR_INTERNAL, "%s: %s", c->op, text);
 }
 
+ddit_status dd_op_want_heads(const dd_op_check *c, int64_t width, int heads) {
+    return dd_op_require(c, heads > 0 && width > 0 && width % heads == 0, "%" PRId64 " columns do not divide into %d heads",
+                         width, heads);
+}
+
 /* A tensor as bytes: `rows` ranges of `width` bytes, `pitch` apart. */
 typedef struct extent {
     uintptr_t begin;

@@ -1,8 +1,10 @@
-/* The checks from which op.c and op_latent.c are made. Private to the room. */
+/* The checks from which op.c, op_latent.c and op_grad.c are made. Private to the room. */
 #ifndef DD_OP_OP_CHECK_H
 #define DD_OP_OP_CHECK_H
 
 #include "op/op.h"
+
+enum { DD_CELL_MAX = 64 }; /* latent pixels along a cell's side, or a pooling factor: far above anything real */
 
 /* Sets of dtypes. */
 enum {
@@ -41,6 +43,9 @@ static inline ddit_status dd_op_want_3d(const dd_op_check *c, const char *name, 
 }
 /* The same for [D] F32 vectors that may be NULL. */
 ddit_status dd_op_want_optional_vector(const dd_op_check *c, const char *name, const dd_tensor *t, int64_t n);
+
+/* Columns of attention: heads > 0 and a whole number of values each. */
+ddit_status dd_op_want_heads(const dd_op_check *c, int64_t width, int heads);
 
 /* a condition that is not a shape: `op: ` and the formatted sentence. */
 __attribute__((format(printf, 3, 4))) ddit_status dd_op_require(const dd_op_check *c, bool holds, const char *format, ...);

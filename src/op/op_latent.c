@@ -3,8 +3,6 @@
 
 #include "op/op_check.h"
 
-enum { CELL_MAX = 64 }; /* latent pixels along a cell's side, or a pooling factor: far above anything real */
-
 /* ------------------------------------------------------------------------------------------------ pointwise */
 
 ddit_status dd_op_affine(dd_backend *b, dd_tensor y, float ax, dd_tensor x, float bz, const dd_tensor *z,
@@ -70,7 +68,7 @@ static ddit_status same_latent(const dd_op_check *c, const char *name, const dd_
 }
 
 static ddit_status check_side(const dd_op_check *c, const char *name, int n) {
-    return dd_op_require(c, n > 0 && n <= CELL_MAX, "%s is %d, expected 1 to %d", name, n, (int)CELL_MAX);
+    return dd_op_require(c, n > 0 && n <= DD_CELL_MAX, "%s is %d, expected 1 to %d", name, n, (int)DD_CELL_MAX);
 }
 
 ddit_status dd_op_cells_gather(dd_backend *b, const dd_cells_gather_args *a, ddit_err *err) {

@@ -93,6 +93,8 @@ static void fill_table(dd_backend_ops *ops) {
     ops->cells_gather = dd_cpu_cells_gather;
     ops->cells_scatter = dd_cpu_cells_scatter;
     ops->patch_stats = dd_cpu_patch_stats;
+    ops->weight_update = NULL;
+    ops->lane_open = NULL;
     ops->grad = NULL;
 }
 

@@ -64,6 +64,14 @@ static ddit_status ref_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err
     return DDIT_OK;
 }
 
+/* No call changes anything but its outputs, so any number of ref backends may use the same weights. */
+static ddit_status ref_lane_open(dd_backend *b, int index, dd_backend **lane, ddit_err *err) {
+    (void)index;
+    DD_TRY(dd_ref_open(lane, b->allocator, err));
+    (*lane)->activation = b->activation;
+    return DDIT_OK;
+}
+
 const dd_backend_ops dd_ref_ops = {
     .name = "ref",
     .close = ref_close,
@@ -91,6 +99,8 @@ const dd_backend_ops dd_ref_ops = {
     .pool_mean = dd_ref_pool_mean,
     .coarse_lift = dd_ref_coarse_lift,
     .channels_last = dd_ref_channels_last,
+    .weight_update = dd_ref_weight_update,
+    .lane_open = ref_lane_open,
     .grad = &dd_ref_grad_ops,
 };
 

@@ -3,6 +3,19 @@
 
 /* ------------------------------------------------------------------------------------------------ weights */
 
+/* A weight whose values may be replaced keeps them as float32, whatever the file has. */
+static ddit_status own_values(dd_backend *b, dd_weight *w, const char *name, ddit_err *err) {
+    size_t count = (size_t)(w->info.out * w->info.in * w->info.kh * w->info.kw);
+    DD_TRY(dd_alloc_raw(b->allocator, &w->values, count, sizeof(float), name, err));
+    DD_TRY(dd_to_f32(w->values, w->data, w->dtype, count, err));
+    w->data = (const uint8_t *)w->values;
+    w->dtype = DD_DTYPE_F32;
+    w->row_bytes = count / (size_t)w->info.out * sizeof(float);
+    w->info.is_view = false;
+    w->info.bytes = count * sizeof(float);
+    return DDIT_OK;
+}
+
 ddit_status dd_ref_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight_desc *desc, ddit_err *err) {
     *out = NULL;
     bool conv = desc->kind == DD_WEIGHT_CONV2D;
@@ -17,10 +30,11 @@ ddit_status dd_ref_weight_prepare(dd_backend *b, dd_weight **out, const dd_weigh
     *w = (dd_weight){.info = info, .data = desc->data, .dtype = desc->dtype, .row_bytes = (size_t)row_bytes,
                      .uses = desc->uses ? desc->uses : DD_WEIGHT_FORWARD};
     ddit_status status = DDIT_OK;
+    if (w->uses & DD_WEIGHT_UPDATES) DD_GO(own_values(b, w, desc->name, err));
     if (desc->bias) {
         DD_GO(dd_alloc_raw(b->allocator, &w->bias, (size_t)info.out, sizeof(float), desc->name, err));
         DD_GO(dd_to_f32(w->bias, desc->bias, desc->bias_dtype, (size_t)info.out, err));
-        w->info.bytes = (size_t)info.out * sizeof(float);
+        w->info.bytes += (size_t)info.out * sizeof(float);
     }
     *out = w;
     return DDIT_OK;
@@ -30,8 +44,21 @@ done:
     return status;
 }
 
+ddit_status dd_ref_weight_update(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err) {
+    (void)b;
+    if (!w->values)
+        return dd_fail(err, DDIT_ERR_INTERNAL, "weight_update: weight %s [%lld, %lld] was not prepared for new values",
+                       desc->name, (long long)w->info.out, (long long)w->info.in);
+    if (!w->bias != !desc->bias)
+        return dd_fail(err, DDIT_ERR_INTERNAL, "weight_update: weight %s has %s bias, its new values have %s", desc->name,
+                       w->bias ? "a" : "no", desc->bias ? "one" : "none");
+    memcpy(w->values, desc->data, (size_t)w->info.out * w->row_bytes);
+    return desc->bias ? dd_to_f32(w->bias, desc->bias, desc->bias_dtype, (size_t)w->info.out, err) : DDIT_OK;
+}
+
 void dd_ref_weight_free(dd_backend *b, dd_weight *w) {
     if (!w) return;
+    dd_free(b->allocator, w->values);
     dd_free(b->allocator, w->bias);
     dd_free(b->allocator, w);
 }

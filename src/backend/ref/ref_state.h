@@ -8,13 +8,15 @@
 
 #include "backend/ref/ref.h"
 
-/* A weight: the bytes as they are in the file; rows are decoded when they are multiplied. */
+/* A weight: the bytes as they are in the file, or its own values if they may be replaced; rows are decoded when they are
+ * multiplied. */
 struct dd_weight {
     dd_weight_info info;
-    const uint8_t *data; /* view of desc.data, any alignment, info.out rows of row_bytes */
+    const uint8_t *data; /* view of desc.data or of `values`, any alignment, info.out rows of row_bytes */
     dd_dtype dtype;
     size_t row_bytes;
-    float *bias; /* owned [out], or NULL */
+    float *values; /* owned [out, in * kh * kw] with DD_WEIGHT_UPDATES, else NULL */
+    float *bias;   /* owned [out], or NULL */
     unsigned uses;
 };
 
@@ -53,6 +55,7 @@ ddit_status dd_ref_weight_row(const dd_weight *w, int64_t row, float *copy, cons
 ddit_status dd_ref_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight_desc *desc, ddit_err *err);
 void dd_ref_weight_free(dd_backend *b, dd_weight *w);
 dd_weight_info dd_ref_weight_info(const dd_weight *w);
+ddit_status dd_ref_weight_update(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err);
 ddit_status dd_ref_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err);
 /* ref_attention.c, ref_norm.c, ref_conv.c */
 ddit_status dd_ref_attention(dd_backend *b, const dd_attention_args *a, ddit_err *err);
@@ -72,7 +75,4 @@ ddit_status dd_ref_cells_scatter(dd_backend *b, const dd_cells_scatter_args *a, 
 ddit_status dd_ref_patch_stats(dd_backend *b, const dd_patch_stats_args *a, ddit_err *err);
 ddit_status dd_ref_pool_mean(dd_backend *b, dd_tensor y, dd_tensor x, int k, float factor, ddit_err *err);
 ddit_status dd_ref_coarse_lift(dd_backend *b, const dd_coarse_lift_args *a, ddit_err *err);
-/* ref_grad.c */
-extern const dd_grad_ops dd_ref_grad_ops;
-
 #endif
