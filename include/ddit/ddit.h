@@ -203,6 +203,82 @@ DDIT_API ddit_bench_params ddit_bench_params_init(void);
  * matrix product of the same run; JSON, freed with ddit_text_free. */
 DDIT_API ddit_status ddit_bench(char **json, ddit_context *context, const ddit_bench_params *params, ddit_err *err);
 
+/* ------------------------------------------------------------------------------------------------ training */
+
+/* What is known during training; passed to the progress callback. */
+typedef struct ddit_train_progress {
+    const char *phase;       /* "plan" (once, first), "encode", "data", "train", "sample", "save", "evaluate" */
+    int64_t step, steps;     /* train: finished steps 1..steps; data: trajectories or pictures done, and all */
+    double loss[4];          /* train: of this step at factor 1, 2, 4 and mixed layouts; NaN: none. evaluate: held-out losses */
+    double lr, gradient_norm;
+    double seconds;          /* trained so far, earlier parts of a resumed run included */
+    double samples_per_second; /* lately */
+    double seconds_left;     /* estimate; NaN: not known */
+    uint64_t bytes;          /* plan: memory that training will take, all of it */
+    const char *text;        /* plan: that memory item by item, lines "what: bytes"; save, sample: the file's path; else NULL */
+} ddit_train_progress;
+
+/* Everything about one training. Unset values (0, NaN, NULL) take what is named first; preset "paper" changes those it names. */
+typedef struct ddit_train_params {
+    size_t struct_size;     /* set by ddit_train_params_init */
+    const char *output;     /* required: ADAPTER.safetensors; with scope "all" the folder of the new model. The run's folder lies beside
+                             * it: ADAPTER.run (loss.csv, loss.png, samples, checkpoints) */
+    const char *scope;      /* "adapter": distil a patch-size adapter from the frozen model; "all": train every weight of the
+                             * transformer at factor 1 (flow matching; with guidance LO,HI: guidance distillation) */
+    /* data: prompts or folder. Without both the model's own trajectories are drawn with the prompts of ddit.json, or refused */
+    const char *prompts;    /* text file, a prompt a line: latents of the base's own trajectories, no pictures needed */
+    const char *data;       /* folder of pictures with captions: NAME.txt beside each, or captions.jsonl ({"file","text"}) */
+    const char *cache;      /* where trajectories or encoded pictures are kept; NULL: the run's folder */
+    int trajectories;       /* drawn from the base; 0: 1024 */
+    int points;             /* noise levels of each trajectory; 0: 16 */
+    int width, height;      /* pixels; 0: the model's default */
+    /* adapter */
+    const char *factors;    /* "2,4", "2" or "4"; NULL: "2,4" */
+    int rank;               /* of LoRA; -1: 32 */
+    const char *residual;   /* "none", "linear", "hf", "linear+hf"; NULL: "linear+hf" */
+    const char *lora;       /* layers with LoRA, any of "image,text,mlp,out" ("all", "none"); NULL: all */
+    double mixed;           /* share of samples with mixed layouts, 0..1; NaN: 0.2 */
+    const char *init;       /* an adapter to start from instead of the untrained start; shapes must agree */
+    /* optimisation */
+    int64_t steps;          /* 0: 1625 (26,000 samples), or as many as `minutes` allow */
+    double minutes;         /* stop after so many minutes of training, with the decay fitted to that; NaN: no limit */
+    int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 16 and 1 */
+    const char *optimizer;  /* "adamw" (NULL) or "prodigy" */
+    double lr;              /* NaN: adamw 1e-3 (all: 3e-4), prodigy 1 */
+    double weight_decay;    /* NaN: 0.01 (prodigy 0) */
+    int64_t warmup;         /* steps; -1: 5 % of all */
+    const char *decay;      /* "none", "linear", "cosine"; NULL: cosine */
+    double clip;            /* largest gradient norm; NaN: 1; 0: no clipping */
+    double ema;             /* decay of the moving average; NaN: 0.99; 0: none */
+    double loss_floor;      /* w in the weight sigma^2 / (sigma^2 + w); NaN: 0 (all noise levels alike) */
+    const char *guidance;   /* "LO,HI" or one number: guidance input; NULL: the model's default */
+    double caption_dropout; /* scope all: share of samples with an empty caption; NaN: 0.1 */
+    uint64_t seed;
+    /* living with it */
+    int resume;             /* go on from the newest checkpoint of the run's folder */
+    const char *eval;       /* prompts file or held-out set (.safetensors): losses at every save, prompts for samples; NULL: the
+                             * first training prompts for samples, no losses */
+    int64_t sample_every;   /* steps; 0: only at the end; -1: never */
+    int64_t save_every;     /* steps between checkpoints; 0: every 200 */
+    const char *preset;     /* "paper": rank 32, residual linear, prodigy with lr 1, batch 32, no decay, no mixed layouts; NULL */
+    /* A non-zero result stops: everything is saved, DDIT_ERR_CANCELLED. NULL: none. */
+    int (*progress)(void *user, const ddit_train_progress *progress);
+    void *user;
+} ddit_train_params;
+
+DDIT_API ddit_train_params ddit_train_params_init(void);
+
+/* Trains and writes params->output (whole or not at all). model: a diffusers folder; the adapter that may lie in it is not used.
+ * *json (freed with ddit_text_free; may be NULL): files written, settings, losses, seconds, samples, memory.
+ * steps = -1 trains nothing: `init` (or the untrained start) is evaluated, and nothing is written.
+ * Started by mpirun (and built with MPI), the ranks share the samples of every step; rank 0 writes.
+ * Errors: those of ddit_model_open; DDIT_ERR_ARGUMENT (a sentence naming the parameter); DDIT_ERR_NOT_FOUND, DDIT_ERR_FORMAT (data without
+ * pictures, captions missing, a prompts file with a NUL); DDIT_ERR_MISMATCH (init of another shape, a checkpoint of other
+ * settings); DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (checkpoints so far stay); DDIT_ERR_DIVERGED (names step and last good checkpoint);
+ * DDIT_ERR_CANCELLED (saved; resume goes on). */
+DDIT_API ddit_status ddit_train(char **json, ddit_context *context, const char *model, const ddit_train_params *params,
+                                ddit_err *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -47,6 +47,10 @@ typedef struct dd_gemm_engine {
     /* Lays out a B operand from the rows of its transpose: `from` [n, k], rows ld values apart, as weights are stored. */
     void (*pack_b)(void *to, const void *from, int64_t ld, int64_t n, int64_t k);
 
+    /* The same operand (LINEAR) from its own rows, as gradients need it: lays out rows [begin, begin + count) of k, `from`
+     * [count, n]. begin is even, and count too unless these are the last rows. Rows may be brought in any order. */
+    void (*pack_b_rows)(void *to, const void *from, int64_t ld, int64_t n, int64_t k, int64_t begin, int64_t count);
+
     /* c[m, n] = (or +=, if add) A block times B block, m and n as the plan says (own kernels: any m). Columns from n to the
      * next multiple of 16 may be written too, and rows from m to rows (LINEAR). `ahead`: bring what follows this B block to
      * the cache, because it comes next. */

@@ -49,13 +49,31 @@ static void copy_dense(char *to, const char *from, size_t from_bytes, size_t row
     if (padded > rows) memset(to + (size_t)rows * row_bytes, 0, (size_t)(padded - rows) * row_bytes);
 }
 
+/* to[j, i] = from[i, j] for i < rows and j < cols, in squares that stay in the L1 cache; distances in values. */
+static void transpose(char *to, int64_t to_ld, const char *from, int64_t from_ld, int64_t rows, int64_t cols, size_t size) {
+    enum { SQUARE = 32 };
+    for (int64_t i0 = 0; i0 < rows; i0 += SQUARE) {
+        int64_t i_end = rows - i0 < SQUARE ? rows : i0 + SQUARE;
+        for (int64_t j0 = 0; j0 < cols; j0 += SQUARE) {
+            int64_t j_end = cols - j0 < SQUARE ? cols : j0 + SQUARE;
+            for (int64_t j = j0; j < j_end; j++)
+                for (int64_t i = i0; i < i_end; i++)
+                    memcpy(to + (size_t)(j * to_ld + i) * size, from + (size_t)(i * from_ld + j) * size, size);
+        }
+    }
+}
+
 /* A transposed block is the values of attention: its rows are padded to whole blocks of keys. */
 static void transpose_dense(char *to, const char *from, int64_t ld, int m, int64_t k, size_t size) {
-    for (int i = 0; i < m; i++) {
-        char *row = to + (size_t)i * DD_GEMM_KEYS * size;
-        for (int64_t s = 0; s < k; s++) memcpy(row + (size_t)s * size, from + (size_t)(s * ld + i) * size, size);
-        memset(row + (size_t)k * size, 0, (size_t)(DD_GEMM_KEYS - k) * size);
-    }
+    transpose(to, DD_GEMM_KEYS, from, ld, k, m, size);
+    for (int i = 0; i < m; i++) memset(to + (size_t)(i * DD_GEMM_KEYS + k) * size, 0, (size_t)(DD_GEMM_KEYS - k) * size);
+}
+
+/* pack_b keeps the rows of the transpose, so rows of B become columns; columns of B past n are zeros like there. */
+static void transpose_rows(char *to, const char *from, int64_t ld, int64_t n, int64_t k, int64_t begin, int64_t count,
+                           size_t size) {
+    transpose(to + (size_t)begin * size, k, from, ld, count, n, size);
+    for (int64_t j = n; j < round_up(n, COLS); j++) memset(to + (size_t)(j * k + begin) * size, 0, (size_t)count * size);
 }
 
 #define LAYOUTS(name, size)                                                                                                  \
@@ -69,6 +87,10 @@ static void transpose_dense(char *to, const char *from, int64_t ld, int m, int64
     }                                                                                                                        \
     static void pack_b_##name(void *to, const void *from, int64_t ld, int64_t n, int64_t k) {                                \
         copy_dense(to, from, (size_t)ld * (size), (size_t)k * (size), n, round_up(n, COLS));                                 \
+    }                                                                                                                        \
+    static void pack_b_rows_##name(void *to, const void *from, int64_t ld, int64_t n, int64_t k, int64_t begin,              \
+                                   int64_t count) {                                                                          \
+        transpose_rows(to, from, ld, n, k, begin, count, size);                                                              \
     }
 
 LAYOUTS(bf16, 2)
@@ -255,6 +277,7 @@ static ddit_status plan_make_f32(dd_gemm_plan **out, const dd_allocator *a, int 
         .pack_a = pack_a_##type,                                                                                             \
         .pack_a_transposed = pack_a_transposed_##type,                                                                       \
         .pack_b = pack_b_##type,                                                                                             \
+        .pack_b_rows = pack_b_rows_##type,                                                                                   \
         .product = product,                                                                                                  \
         .plan_make = plan_make_##type,                                                                                       \
         .plan_free = plan_free,                                                                                              \

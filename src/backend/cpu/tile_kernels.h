@@ -42,6 +42,21 @@ typedef struct dd_tile_soften {
     dd_tile_form form;
 } dd_tile_soften;
 
+/* The softmax of attention backwards for one tile: P = 2 ^ (factor * score - lse), dS = P * (dP - delta), turned on its side as
+ * in dd_tile_soften. P and dS go to rows as they lie; dS also to the layout of a B operand. */
+typedef struct dd_tile_score_grad {
+    const float *scores, *dp; /* [keys, cols] */
+    int keys, cols;
+    int used;           /* columns looked at, a multiple of 16, <= cols */
+    float factor;
+    const float *lse;   /* [cols] log-sum-exp in powers of two */
+    const float *delta; /* [cols] sum of dout * out */
+    void *p, *ds;       /* [keys, ld] bf16, or float32 for DD_TILE_F32; written */
+    int64_t ld;
+    void *ds_operand; /* dS in `form`; written */
+    dd_tile_form form;
+} dd_tile_score_grad;
+
 typedef struct dd_tile_kernels {
     /* y = epilogue of c[m, n], rows ldc apart. */
     void (*finish)(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n);
@@ -53,6 +68,9 @@ typedef struct dd_tile_kernels {
     void (*scale_columns)(float *o, const float *factor, int64_t rows, int cols, int used);
     /* y[q, e] = o[e, q] / sum[q] for q < queries <= cols, e < width; y's rows y_ld apart. */
     void (*attended)(void *y, bool y_bf16, int64_t y_ld, const float *o, const float *sum, int cols, int queries, int width);
+    void (*score_grad)(const dd_tile_score_grad *s);
+    /* to[i] = sum over e of x[i, e] * y[i, e] for i < rows, e < width; x and y both bf16 or both float32. */
+    void (*dots)(float *to, const void *x, int64_t x_ld, const void *y, int64_t y_ld, bool bf16, int64_t rows, int width);
 } dd_tile_kernels;
 
 extern const dd_tile_kernels dd_tile_kernels_baseline;

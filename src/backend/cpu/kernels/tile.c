@@ -268,10 +268,80 @@ static void attended(void *y, bool y_bf16, int64_t y_ld, const float *o, const f
     else attended_tile(y, false, y_ld, o, sum, cols, queries, width);
 }
 
+/* ------------------------------------------------------------------------------------------------ softmax backwards */
+
+/* P and dS of LANES queries and one key; P is stored. */
+INLINE vf score_grad_at(const dd_tile_score_grad *s, int key, int col, vf lse, vf delta, const bool bf16) {
+    int64_t at = (int64_t)key * s->cols + col, to = key * s->ld + col;
+    vf p = vf_exp2(load(s->scores, false, at) * s->factor - lse, !bf16);
+    vf ds = p * (load(s->dp, false, at) - delta);
+    put(s->p, bf16, to, p);
+    put(s->ds, bf16, to, ds);
+    return ds;
+}
+
+INLINE void score_grad_columns(const dd_tile_score_grad *s, int col, const dd_tile_form form) {
+    const bool bf16 = form != DD_TILE_F32;
+    vf lse = load(s->lse, false, col), delta = load(s->delta, false, col);
+    int j = 0;
+    for (; j + 2 <= s->keys; j += 2) {
+        int64_t at = (int64_t)j * s->cols;
+        vf ds0 = score_grad_at(s, j, col, lse, delta, bf16), ds1 = score_grad_at(s, j + 1, col, lse, delta, bf16);
+        if (form == DD_TILE_BF16_PAIRS) {
+            vu pair = bf16_low(ds0) | bf16_high(ds1);
+            memcpy((uint32_t *)s->ds_operand + at / 2 + col, &pair, sizeof pair);
+        } else {
+            put(s->ds_operand, bf16, at + col, ds0);
+            put(s->ds_operand, bf16, at + s->cols + col, ds1);
+        }
+    }
+    if (j < s->keys) {
+        int64_t at = (int64_t)j * s->cols;
+        vf ds0 = score_grad_at(s, j, col, lse, delta, bf16);
+        if (form == DD_TILE_BF16_PAIRS) {
+            vu pair = bf16_low(ds0);
+            memcpy((uint32_t *)s->ds_operand + at / 2 + col, &pair, sizeof pair);
+        } else {
+            put(s->ds_operand, bf16, at + col, ds0);
+        }
+    }
+}
+
+static void score_grad(const dd_tile_score_grad *s) {
+    for (int col = 0; col < s->used; col += LANES) {
+        switch (s->form) {
+        case DD_TILE_F32: score_grad_columns(s, col, DD_TILE_F32); break;
+        case DD_TILE_BF16: score_grad_columns(s, col, DD_TILE_BF16); break;
+        case DD_TILE_BF16_PAIRS: score_grad_columns(s, col, DD_TILE_BF16_PAIRS); break;
+        }
+    }
+}
+
+INLINE float row_dot(const void *x, const void *y, const bool bf16, int64_t x_at, int64_t y_at, int width) {
+    vf sum0 = {0}, sum1 = {0};
+    int i = 0;
+    for (; i + 2 * LANES <= width; i += 2 * LANES) {
+        sum0 += load(x, bf16, x_at + i) * load(y, bf16, y_at + i);
+        sum1 += load(x, bf16, x_at + i + LANES) * load(y, bf16, y_at + i + LANES);
+    }
+    for (; i < width; i += LANES) {
+        int n = width - i < LANES ? width - i : LANES;
+        sum0 += load_part(x, bf16, x_at + i, n) * load_part(y, bf16, y_at + i, n);
+    }
+    return lane_sum(sum0 + sum1);
+}
+
+static void dots(float *to, const void *x, int64_t x_ld, const void *y, int64_t y_ld, bool bf16, int64_t rows, int width) {
+    for (int64_t i = 0; i < rows; i++)
+        to[i] = bf16 ? row_dot(x, y, true, i * x_ld, i * y_ld, width) : row_dot(x, y, false, i * x_ld, i * y_ld, width);
+}
+
 const dd_tile_kernels DD_ISA_NAME(dd_tile_kernels) = {
     .finish = finish,
     .scaled = scaled,
     .soften = soften,
     .scale_columns = scale_columns,
     .attended = attended,
+    .score_grad = score_grad,
+    .dots = dots,
 };

@@ -224,6 +224,38 @@ static void pack_b_f32(void *to, const void *from, int64_t ld, int64_t n, int64_
     pack_panels(to, from, ld * 4, n, k, false);
 }
 
+/* Rows lie as they are needed: float32 are copied, two rows of bf16 become one of pairs. Columns from n to the end of the last
+ * panel are written as zeros. */
+static void pack_b_rows_bf16(void *to, const void *from, int64_t ld, int64_t n, int64_t k, int64_t begin, int64_t count) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
+                                         35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    int64_t steps = (k + 1) / 2;
+    for (int64_t col = 0; col < n; col += PANEL) {
+        __mmask32 mask = n - col < PANEL ? (1u << (n - col)) - 1 : 0xffffffffu;
+        uint32_t *out = (uint32_t *)to + col * steps + begin / 2 * PANEL;
+        const uint16_t *p = (const uint16_t *)from + col;
+        for (int64_t s = 0; s < count; s += 2, out += PANEL) {
+            __m512i even = _mm512_maskz_loadu_epi16(mask, p + s * ld), odd = _mm512_setzero_si512();
+            if (s + 1 < count) odd = _mm512_maskz_loadu_epi16(mask, p + (s + 1) * ld);
+            _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, low, odd));
+            _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(even, high, odd));
+        }
+    }
+}
+
+static void pack_b_rows_f32(void *to, const void *from, int64_t ld, int64_t n, int64_t k, int64_t begin, int64_t count) {
+    for (int64_t col = 0; col < n; col += PANEL) {
+        uint32_t mask = n - col < PANEL ? (1u << (n - col)) - 1 : 0xffffffffu;
+        float *out = (float *)to + col * k + begin * PANEL;
+        const float *p = (const float *)from + col;
+        for (int64_t s = 0; s < count; s++, out += PANEL) {
+            _mm512_storeu_ps(out, _mm512_maskz_loadu_ps((__mmask16)mask, p + s * ld));
+            _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + s * ld + 16));
+        }
+    }
+}
+
 static size_t a_bytes_bf16(int m, int64_t k) { return (size_t)m * (size_t)((k + 1) / 2) * 4 + 64; }
 static size_t a_bytes_f32(int m, int64_t k) { return (size_t)m * (size_t)k * 4 + 64; }
 static size_t b_bytes_bf16(int64_t n, int64_t k) { return (size_t)((n + PANEL - 1) / PANEL * PANEL * ((k + 1) / 2)) * 4; }
@@ -244,6 +276,7 @@ const dd_gemm_engine dd_gemm_avx512_bf16 = {
     .pack_a = pack_a_bf16,
     .pack_a_transposed = pack_a_transposed_bf16,
     .pack_b = pack_b_bf16,
+    .pack_b_rows = pack_b_rows_bf16,
     .product = product_bf16,
 };
 
@@ -260,5 +293,6 @@ const dd_gemm_engine dd_gemm_avx512_f32 = {
     .pack_a = pack_a_f32,
     .pack_a_transposed = pack_a_transposed_f32,
     .pack_b = pack_b_f32,
+    .pack_b_rows = pack_b_rows_f32,
     .product = product_f32,
 };
