@@ -166,10 +166,14 @@ ddit_status dd_op_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err) 
                          w.in));
     DD_TRY(dd_op_require(&c, a->height > 0 && a->width > 0 && a->height <= INT32_MAX && a->width <= INT32_MAX,
                          "the picture is %" PRId64 " x %" PRId64 " pixels", a->height, a->width));
-    int64_t pixels = a->height * a->width;
-    DD_TRY(dd_op_want_2d(&c, "y", &a->y, c.either, pixels, w.out));
+    DD_TRY(dd_op_require(&c, a->stride >= 0 && a->stride <= 2, "the stride is %d", a->stride));
+    DD_TRY(dd_op_require(&c, a->stride < 2 || (w.kh == 3 && w.kw == 3 && a->height % 2 == 0 && a->width % 2 == 0),
+                         "stride 2 with a filter of %d x %d on %" PRId64 " x %" PRId64 " pixels", w.kh, w.kw, a->height,
+                         a->width));
+    int64_t pixels = a->height * a->width, results = a->stride == 2 ? pixels / 4 : pixels;
+    DD_TRY(dd_op_want_2d(&c, "y", &a->y, c.either, results, w.out));
     DD_TRY(dd_op_want_2d(&c, "x", &a->x, 1u << w.input_dtype, pixels, w.in));
-    if (a->add) DD_TRY(dd_op_want_2d(&c, "add", a->add, 1u << a->y.dtype, pixels, w.out));
+    if (a->add) DD_TRY(dd_op_want_2d(&c, "add", a->add, 1u << a->y.dtype, results, w.out));
     DD_TRY(dd_op_apart(&c, "y", &a->y, "x", &a->x));
     DD_TRY(dd_op_apart_or_same(&c, "y", &a->y, "add", a->add));
     return b->ops->conv2d(b, a, err);

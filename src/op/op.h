@@ -122,13 +122,16 @@ typedef struct dd_attention_args {
     const dd_tensor *lse;  /* [A, Nq] F32: receives log-sum-exp for the backward pass; NULL = not wanted */
 } dd_attention_args;
 
-/* 3x3 or 1x1 convolution, stride 1, zero padding kh/2, on rows = pixels: y[h*w, out] = conv(x[h*w, in]) + bias (+ add). */
+/* 3x3 or 1x1 convolution on rows = pixels: y[h*w, out] = conv(x[h*w, in]) + bias (+ add).
+ * stride 1: zero padding kh/2 on all sides. stride 2: 3x3, even height and width, zero padding of one row below and one column on
+ * the right, none above and left; y and add have H/2 * W/2 rows. Source: Downsample2D of diffusers 0.42 with padding 0. */
 typedef struct dd_conv2d_args {
     dd_tensor y; /* [H*W, out] act or F32 */
     dd_tensor x; /* [H*W, in] act */
-    int64_t height, width;
+    int64_t height, width; /* of x */
     const dd_weight *w;
     const dd_tensor *add; /* [H*W, out] same dtype as y, or NULL */
+    int stride;           /* 1 or 2; 0 = 1 */
 } dd_conv2d_args;
 
 /* y = activation(group_norm(x) * weight + bias) over all pixels and the channels of one group; act in, act out. */

@@ -31,6 +31,7 @@ typedef struct conv_shape {
     int64_t pad_top, pad_bottom;     /* rows of zeros that stand for pixels outside the picture */
     int64_t x_ld, y_ld;              /* values between pixels */
     int64_t y_dtype, adds;           /* dd_dtype; 1: the strip of y holds what is added */
+    int64_t stride;                  /* 2: no padding above and left of the picture */
 } conv_shape;
 
 typedef struct conv_plan {
@@ -112,11 +113,12 @@ static dnnl_status_t strip_desc(dnnl_primitive_desc_t *out, dnnl_engine_t engine
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t post = NULL;
     dnnl_data_type_t type = dd_onednn_type(info->input_dtype);
-    int64_t rows_in = shape->rows + info->kh - 1 - shape->pad_top - shape->pad_bottom;
+    int64_t rows_in = (shape->rows - 1) * shape->stride + info->kh - shape->pad_top - shape->pad_bottom;
+    int64_t pad_left = shape->stride == 2 ? 0 : info->kw / 2;
     const dnnl_dims_t filter_dims = {info->out, info->in, info->kh, info->kw}, bias_dims = {info->out};
-    const dnnl_dims_t strides = {1, 1};
-    const dnnl_dims_t before = {shape->pad_top, info->kw / 2}, after = {shape->pad_bottom, info->kw / 2};
-    dnnl_status_t s = pixels_desc(&x, rows_in, shape->width, info->in, shape->x_ld, type);
+    const dnnl_dims_t strides = {shape->stride, shape->stride};
+    const dnnl_dims_t before = {shape->pad_top, pad_left}, after = {shape->pad_bottom, info->kw / 2};
+    dnnl_status_t s = pixels_desc(&x, rows_in, shape->width * shape->stride, info->in, shape->x_ld, type);
     if (!s) s = pixels_desc(&y, shape->rows, shape->width, info->out, shape->y_ld, dd_onednn_type((dd_dtype)shape->y_dtype));
     if (!s) s = dnnl_memory_desc_init_by_tag(&filter, 4, filter_dims, type, dnnl_format_tag_any);
     if (!s) s = dnnl_memory_desc_init_by_tag(&bias, 1, bias_dims, dnnl_f32, dnnl_a);
@@ -224,7 +226,8 @@ static ddit_status convert(dd_dtype to, void *out, const void *data, dd_dtype fr
 static ddit_status pack_first(dd_cpu *cpu, conv_weight *w, const dd_weight_desc *desc, ddit_err *err) {
     const dd_allocator *al = cpu->base.allocator;
     dd_dtype dtype = w->info.input_dtype;
-    const conv_shape usual = {.rows = 4, .width = 64, .x_ld = desc->in, .y_ld = desc->out, .y_dtype = dtype};
+    const conv_shape usual = {.rows = 4, .width = 64, .x_ld = desc->in, .y_ld = desc->out, .y_dtype = dtype,
+                              .stride = 1};
     const dnnl_dims_t dims = {desc->out, desc->in, desc->kh, desc->kw};
     size_t count = (size_t)(desc->out * desc->in * desc->kh * desc->kw);
     dnnl_memory_desc_t plain;
@@ -285,32 +288,38 @@ void dd_cpu_conv_weight_free(dd_backend *b, dd_weight *weight) {
 
 /* ------------------------------------------------------------------------------------------------ running */
 
-/* Rows of a strip: a sixteenth of the picture, so that there is work for many threads, but at least 8 million floating-point
+static int64_t stride_of(const dd_conv2d_args *a) { return a->stride == 2 ? 2 : 1; }
+
+/* Rows of a strip of the result: a sixteenth of the picture, so that there is work for many threads, but at least 8 million floating-point
  * operations, beside which a call costs little, and at most 64 million. Taller strips were not faster. */
 static int64_t strip_rows(const dd_conv2d_args *a) {
     const dd_weight_info *info = &((const conv_weight *)a->w)->info;
-    double row = 2.0 * (double)a->width * (double)info->in * (double)info->out * info->kh * info->kw;
-    double strip = row * (double)a->height / 16.0;
+    int64_t height = a->height / stride_of(a), width = a->width / stride_of(a);
+    double row = 2.0 * (double)width * (double)info->in * (double)info->out * info->kh * info->kw;
+    double strip = row * (double)height / 16.0;
     strip = strip < 8e6 ? 8e6 : strip > 64e6 ? 64e6 : strip;
     int64_t rows = (int64_t)(strip / row + 0.5);
     if (rows < 1) rows = 1;
-    return rows < a->height ? rows : a->height;
+    return rows < height ? rows : height;
 }
 
-/* Strip k of the picture: its first row and its plan's shape. */
+/* Strip k of the result: its first row and its plan's shape. */
 static conv_shape strip_shape(const dd_conv2d_args *a, int64_t rows, int64_t k, int64_t *first) {
-    int64_t pad = ((const conv_weight *)a->w)->info.kh / 2;
-    int64_t begin = k * rows, end = begin + rows < a->height ? begin + rows : a->height;
+    int64_t kh = ((const conv_weight *)a->w)->info.kh, stride = stride_of(a);
+    int64_t height = a->height / stride, pad = stride == 2 ? 0 : kh / 2;
+    int64_t begin = k * rows, end = begin + rows < height ? begin + rows : height;
+    int64_t end_in = (end - 1) * stride - pad + kh; /* row of x after the last that the strip sees */
     *first = begin;
     return (conv_shape){
         .rows = end - begin,
-        .width = a->width,
+        .width = a->width / stride,
         .pad_top = begin < pad ? pad - begin : 0,
-        .pad_bottom = end + pad > a->height ? end + pad - a->height : 0,
+        .pad_bottom = end_in > a->height ? end_in - a->height : 0,
         .x_ld = a->x.ld,
         .y_ld = a->y.ld,
         .y_dtype = a->y.dtype,
         .adds = a->add != NULL,
+        .stride = stride,
     };
 }
 
@@ -332,13 +341,13 @@ static void copy_add(const dd_conv2d_args *a, int64_t begin, int64_t end) {
 static dnnl_status_t run_strip(const struct dd_conv_state *state, int thread, const dd_conv2d_args *a, const conv_plan *plan,
                                int64_t first) {
     const conv_shape *shape = &plan->shape;
-    int64_t pad = ((const conv_weight *)a->w)->info.kh / 2;
-    int64_t first_in = first - pad + shape->pad_top;
-    if (a->add) copy_add(a, first * a->width, (first + shape->rows) * a->width);
+    int64_t pad = shape->stride == 2 ? 0 : ((const conv_weight *)a->w)->info.kh / 2;
+    int64_t first_in = first * shape->stride - pad + shape->pad_top;
+    if (a->add) copy_add(a, first * shape->width, (first + shape->rows) * shape->width);
     char *scratch_memory = state->scratch + (size_t)thread * state->scratch_per_thread;
     dnnl_memory_t x = NULL, y = NULL, scratch = NULL;
     dnnl_status_t s = dnnl_memory_create(&x, &plan->x, state->engine, pixel(&a->x, first_in * a->width));
-    if (!s) s = dnnl_memory_create(&y, &plan->y, state->engine, pixel(&a->y, first * a->width));
+    if (!s) s = dnnl_memory_create(&y, &plan->y, state->engine, pixel(&a->y, first * shape->width));
     if (!s) s = dnnl_memory_create(&scratch, &plan->scratch, state->engine, scratch_memory);
     if (!s) {
         const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, x},          {DNNL_ARG_DST, y}, {DNNL_ARG_WEIGHTS, plan->filter},
@@ -374,7 +383,7 @@ ddit_status dd_cpu_conv2d(dd_backend *b, const dd_conv2d_args *a, ddit_err *err)
     dd_cpu *cpu = dd_cpu_of(b);
     conv_weight *w = (conv_weight *)a->w; /* its plans are a cache; a backend runs one call at a time */
     int64_t rows = strip_rows(a);
-    int64_t strips = (a->height + rows - 1) / rows;
+    int64_t strips = (a->height / stride_of(a) + rows - 1) / rows;
     for (int64_t k = 0, first; k < strips; k++) {
         const conv_plan *plan;
         const conv_shape shape = strip_shape(a, rows, k, &first);

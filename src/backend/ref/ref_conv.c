@@ -7,19 +7,21 @@ typedef struct conv_scratch {
     float *x;    /* [H*W, in], only when x is BF16 */
 } conv_scratch;
 
-/* sum over the taps that lie inside the picture of x . tap */
+/* sum over the taps that lie inside the picture of x . tap, for the result's pixel (row, col) */
 static double conv_pixel(const dd_conv2d_args *a, const conv_scratch *s, int64_t row, int64_t col) {
     const dd_weight_info *w = &a->w->info;
     const float *x = s->x ? s->x : (const float *)a->x.data;
-    int64_t stride = s->x ? w->in : a->x.ld;
+    int64_t ld = s->x ? w->in : a->x.ld;
+    bool halves = a->stride == 2; /* then nothing is padded above and left */
+    int64_t top = halves ? 2 * row : row - w->kh / 2, left = halves ? 2 * col : col - w->kw / 2;
     double sum = 0;
     for (int i = 0; i < w->kh; i++) {
-        int64_t r = row + i - w->kh / 2;
+        int64_t r = top + i;
         if (r < 0 || r >= a->height) continue;
         for (int j = 0; j < w->kw; j++) {
-            int64_t c = col + j - w->kw / 2;
+            int64_t c = left + j;
             if (c < 0 || c >= a->width) continue;
-            sum += dd_ref_dot(x + (r * a->width + c) * stride, s->taps + (i * w->kw + j) * w->in, w->in);
+            sum += dd_ref_dot(x + (r * a->width + c) * ld, s->taps + (i * w->kw + j) * w->in, w->in);
         }
     }
     return sum;
@@ -27,7 +29,7 @@ static double conv_pixel(const dd_conv2d_args *a, const conv_scratch *s, int64_t
 
 static ddit_status conv_run(const dd_conv2d_args *a, const conv_scratch *s, ddit_err *err) {
     const dd_weight_info *w = &a->w->info;
-    int64_t taps = (int64_t)w->kh * w->kw;
+    int64_t taps = (int64_t)w->kh * w->kw, width = a->stride == 2 ? a->width / 2 : a->width;
     if (s->x) {
         for (int64_t p = 0; p < a->x.shape[0]; p++) dd_ref_row(&a->x, p, 0, w->in, s->x + p * w->in);
     }
@@ -37,8 +39,8 @@ static ddit_status conv_run(const dd_conv2d_args *a, const conv_scratch *s, ddit
         for (int64_t c = 0; c < w->in; c++)
             for (int64_t t = 0; t < taps; t++) s->taps[t * w->in + c] = filter[c * taps + t];
         double bias = a->w->bias ? a->w->bias[o] : 0;
-        for (int64_t p = 0; p < a->height * a->width; p++) {
-            double v = conv_pixel(a, s, p / a->width, p % a->width) + bias;
+        for (int64_t p = 0; p < a->y.shape[0]; p++) {
+            double v = conv_pixel(a, s, p / width, p % width) + bias;
             if (a->add) v += ref_at(a->add, p * a->add->ld + o);
             ref_put(&a->y, p * a->y.ld + o, (float)v);
         }
