@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu_gemm.h"
+#include "backend/cpu/cpu_grad.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/onednn.h"
 #include "backend/ref/ref.h"
@@ -72,8 +73,41 @@ static void cpu_close(dd_backend *b) {
     dd_free(b->allocator, cpu);
 }
 
-/* ref's table with this backend's slots. Its weights are of another kind, so every op that takes one is replaced, and the
- * backward passes are left out. */
+static void describe(dd_cpu *cpu) {
+    char name[49];
+    processor_name(name);
+    int threads = cpu->base.threads;
+    snprintf(cpu->device, sizeof cpu->device, "%s (%s), %d thread%s", name, cpu->engine->name, threads,
+             threads == 1 ? "" : "s");
+}
+
+/* Scratch and plans of its own; only the plans of weights are the parent's. Convolution weights keep plans that a call may add
+ * to, so lanes have no convolution. */
+static ddit_status lane_open(dd_backend *b, int index, dd_backend **lane, ddit_err *err) {
+    const dd_cpu *parent = dd_cpu_of(b);
+    dd_cpu *cpu = NULL;
+    *lane = NULL;
+    DD_TRY(dd_alloc(b->allocator, &cpu, 1, sizeof *cpu, "a lane of the cpu backend", err));
+    cpu->base = (dd_backend){.ops = &cpu->ops, .allocator = b->allocator, .activation = b->activation, .threads = 1,
+                             .device = cpu->device};
+    cpu->kernels = parent->kernels;
+    cpu->tiles = parent->tiles;
+    cpu->engine = parent->engine;
+    cpu->engine_f32 = parent->engine_f32;
+    cpu->weight_thread = index;
+    cpu->ops = parent->ops;
+    cpu->ops.weight_prepare = NULL;
+    cpu->ops.weight_update = NULL;
+    cpu->ops.conv2d = NULL;
+    cpu->ops.lane_open = NULL;
+    describe(cpu);
+    ddit_status status = dd_pool_create(&cpu->pool, b->allocator, 1, NULL, err);
+    if (status) dd_free(b->allocator, cpu);
+    else *lane = &cpu->base;
+    return status;
+}
+
+/* ref's table with this backend's slots. Its weights are of another kind, so every op that takes one is replaced. */
 static void fill_table(dd_backend_ops *ops) {
     *ops = dd_ref_ops;
     ops->name = "cpu";
@@ -93,9 +127,9 @@ static void fill_table(dd_backend_ops *ops) {
     ops->cells_gather = dd_cpu_cells_gather;
     ops->cells_scatter = dd_cpu_cells_scatter;
     ops->patch_stats = dd_cpu_patch_stats;
-    ops->weight_update = NULL;
-    ops->lane_open = NULL;
-    ops->grad = NULL;
+    ops->weight_update = dd_cpu_weight_update;
+    ops->lane_open = lane_open;
+    ops->grad = &dd_cpu_grad_ops;
 }
 
 /* AMX is several times faster than vectors and oneDNN uses it; without AMX our own kernels are ahead of oneDNN's. */
@@ -131,10 +165,7 @@ ddit_status dd_cpu_open(dd_backend **out, const dd_allocator *a, const dd_cpu_op
     cpu->kernels = dd_cpu_kernels_best();
     cpu->tiles = dd_tile_kernels_best();
     choose_engines(cpu, o);
-    char name[49];
-    processor_name(name);
-    snprintf(cpu->device, sizeof cpu->device, "%s (%s), %d thread%s", name, cpu->engine->name, o->threads,
-             o->threads == 1 ? "" : "s");
+    describe(cpu);
     *out = &cpu->base;
     return DDIT_OK;
 }

@@ -16,6 +16,7 @@ typedef struct linear_job {
     dd_cpu *cpu;
     const dd_linear_args *a;
     const dd_cpu_weight *w;
+    const float *factor;              /* in place of a gate, for every column block the same; or NULL */
     int64_t m, n, k;
     int64_t block_rows, row_blocks;   /* rows are cut by m alone, whatever the threads: oneDNN's sums may depend on it */
     int64_t group_cols, groups;       /* columns of a task, a multiple of the engine's */
@@ -30,12 +31,9 @@ typedef struct linear_slice {
     char *low_rows[MAX_LORA]; /* the same as A blocks; NULL: the overlay misses these rows */
 } linear_slice;
 
-static size_t c_bytes(const dd_gemm_engine *e) {
-    return (size_t)e->rows * (size_t)e->cols * sizeof(float) * (e->adds_aside ? 2 : 1);
-}
-
 size_t dd_cpu_linear_scratch(const dd_gemm_engine *e, int64_t k, int64_t ranks) {
-    size_t bytes = dd_cpu_align(sizeof(linear_slice)) + dd_cpu_align(e->a_bytes(e->rows, k)) + dd_cpu_align(c_bytes(e));
+    size_t bytes = dd_cpu_align(sizeof(linear_slice)) + dd_cpu_align(e->a_bytes(e->rows, k));
+    bytes += dd_cpu_align(dd_cpu_tile_bytes(e));
     if (ranks > 0) {
         bytes += dd_cpu_align((size_t)e->rows * (size_t)ranks * sizeof(float));
         /* every overlay rounds up by itself */
@@ -61,7 +59,7 @@ static linear_slice slice_of(const linear_job *j, int thread) {
     linear_slice s = {.block = -1, .rows = at};
     at += dd_cpu_align(e->a_bytes(e->rows, j->k));
     s.c = (float *)at;
-    at += dd_cpu_align(c_bytes(e));
+    at += dd_cpu_align(dd_cpu_tile_bytes(e));
     s.low = at;
     at += dd_cpu_align((size_t)e->rows * (size_t)lora_ranks(j->a) * sizeof(float));
     for (int i = 0; i < j->a->lora_count; i++) {
@@ -70,6 +68,9 @@ static linear_slice slice_of(const linear_job *j, int thread) {
     }
     return s;
 }
+
+/* Plans belong to the backend that made the weights; a lane is one of its threads. */
+static int plan_thread(const linear_job *j, int thread) { return j->cpu->weight_thread + thread; }
 
 /* Rows [row, row + m) of x down^T * scale, zero outside the overlay's range, as an A block. */
 static void lay_out_overlay(const linear_job *j, linear_slice *s, int i, int thread, int64_t row, int m) {
@@ -84,7 +85,8 @@ static void lay_out_overlay(const linear_job *j, linear_slice *s, int i, int thr
     if (end < m) memset((char *)s->low + (size_t)end * row_bytes, 0, (size_t)(m - end) * row_bytes);
     for (int64_t col = 0; col < rank; col += e->cols) {
         int n = (int)(rank - col < e->cols ? rank - col : e->cols);
-        e->product(down->plan, thread, s->c, s->rows, m, dd_gemm_b_block(e, down->packed, col, j->k), n, j->k, false, true);
+        e->product(down->plan, plan_thread(j, thread), s->c, s->rows, m, dd_gemm_b_block(e, down->packed, col, j->k), n, j->k,
+                   false, true);
         char *to = (char *)s->low + (size_t)begin * row_bytes + (size_t)col * (bf16 ? 2 : 4);
         j->cpu->tiles->scaled(to, bf16, rank, s->c + begin * e->cols, e->cols, end - begin, n, l->scale);
     }
@@ -94,7 +96,7 @@ static void lay_out_overlay(const linear_job *j, linear_slice *s, int i, int thr
 static void lay_out_rows(const linear_job *j, linear_slice *s, int thread, int64_t row, int m) {
     const dd_gemm_engine *e = j->w->engine;
     const dd_tensor *x = &j->a->x;
-    e->pack_a(s->rows, (const char *)x->data + (size_t)(row * x->ld) * (x->dtype == DD_DTYPE_BF16 ? 2 : 4), x->ld, m, j->k);
+    e->pack_a(s->rows, dd_cpu_at(x, row, 0), x->ld, m, j->k);
     linear_slice whole = slice_of(j, thread);
     for (int i = 0; i < j->a->lora_count; i++) {
         const dd_lora *l = &j->a->lora[i];
@@ -103,57 +105,43 @@ static void lay_out_rows(const linear_job *j, linear_slice *s, int thread, int64
     }
 }
 
-static const void *at(const dd_tensor *t, int64_t row, int64_t col) {
-    return (const char *)t->data + (size_t)(row * t->ld + col) * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
-}
-
 static void finish(const linear_job *j, const float *c, int64_t row, int m, int64_t col, int n) {
     const dd_linear_args *a = j->a;
     dd_tile_finish f = {
-        .y = (void *)at(&a->y, row, col),
+        .y = (void *)dd_cpu_at(&a->y, row, col),
         .y_bf16 = a->y.dtype == DD_DTYPE_BF16,
         .y_ld = a->y.ld,
         .bias = j->w->bias ? j->w->bias + col : NULL,
         .activation = a->activation,
-        .gate = a->gate ? (const float *)a->gate->data + col : NULL,
+        .gate = a->gate ? (const float *)a->gate->data + col : j->factor,
     };
     if (a->mul) {
-        f.mul = at(a->mul, row, col);
+        f.mul = dd_cpu_at(a->mul, row, col);
         f.mul_bf16 = a->mul->dtype == DD_DTYPE_BF16;
         f.mul_ld = a->mul->ld;
     }
     if (a->add) {
-        f.add = at(a->add, row, col);
+        f.add = dd_cpu_at(a->add, row, col);
         f.add_ld = a->add->ld;
     }
     j->cpu->tiles->finish(&f, c, j->w->engine->cols, m, n);
 }
 
-/* Asks for the lines of a tile of y and of what is read with it while the product runs: they are rows apart, where no hardware
- * prefetcher follows. */
-static void fetch_tile(const dd_tensor *t, int64_t row, int m, int64_t col, int n) {
-    const int line = 64;
-    int bytes = n * (t->dtype == DD_DTYPE_BF16 ? 2 : 4);
-    for (int i = 0; i < m; i++) {
-        const char *p = at(t, row + i, col);
-        for (int b = 0; b < bytes; b += line) __builtin_prefetch(p + b, 1, 2);
-    }
-}
-
 static void run_task(const linear_job *j, linear_slice *s, int thread, int64_t row, int m, int64_t group) {
     const dd_gemm_engine *e = j->w->engine;
+    int of_plan = plan_thread(j, thread);
     int64_t first = group * j->group_cols, last = first + j->group_cols < j->n ? first + j->group_cols : j->n;
     for (int64_t col = first; col < last; col += e->cols) {
         int n = (int)(last - col < e->cols ? last - col : e->cols);
-        fetch_tile(&j->a->y, row, m, col, n);
-        if (j->a->mul) fetch_tile(j->a->mul, row, m, col, n);
-        if (j->a->add && j->a->add->data != j->a->y.data) fetch_tile(j->a->add, row, m, col, n);
-        e->product(j->w->plan, thread, s->c, s->rows, m, dd_gemm_b_block(e, j->w->packed, col, j->k), n, j->k, false, true);
+        dd_cpu_fetch_tile(&j->a->y, row, m, col, n);
+        if (j->a->mul) dd_cpu_fetch_tile(j->a->mul, row, m, col, n);
+        if (j->a->add && j->a->add->data != j->a->y.data) dd_cpu_fetch_tile(j->a->add, row, m, col, n);
+        e->product(j->w->plan, of_plan, s->c, s->rows, m, dd_gemm_b_block(e, j->w->packed, col, j->k), n, j->k, false, true);
         for (int i = 0; i < j->a->lora_count; i++) {
             if (!s->low_rows[i]) continue;
             const dd_cpu_weight *up = (const dd_cpu_weight *)j->a->lora[i].up;
             int64_t rank = up->info.in;
-            e->product(up->plan, thread, s->c, s->low_rows[i], m, dd_gemm_b_block(e, up->packed, col, rank), n, rank, true,
+            e->product(up->plan, of_plan, s->c, s->low_rows[i], m, dd_gemm_b_block(e, up->packed, col, rank), n, rank, true,
                        false);
         }
         finish(j, s->c, row, m, col, n);
@@ -193,6 +181,16 @@ static void run(linear_job *j) {
     dd_cpu_run(j->cpu, j->row_blocks * j->groups, task, j);
 }
 
+ddit_status dd_cpu_linear_scaled(dd_cpu *cpu, const dd_linear_args *a, const float *factor, ddit_err *err) {
+    const dd_cpu_weight *w = (const dd_cpu_weight *)a->w;
+    linear_job j = {.cpu = cpu, .a = a, .w = w, .factor = factor, .m = a->x.shape[0], .n = w->info.out, .k = w->info.in};
+    if (j.m == 0) return DDIT_OK;
+    DD_TRY(dd_cpu_scratch(cpu, dd_cpu_linear_scratch(w->engine, j.k, lora_ranks(a)), 0, err));
+    divide(&j);
+    run(&j);
+    return DDIT_OK;
+}
+
 ddit_status dd_cpu_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err) {
     dd_cpu *cpu = dd_cpu_of(b);
     const dd_cpu_weight *w = (const dd_cpu_weight *)a->w;
@@ -205,10 +203,5 @@ ddit_status dd_cpu_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err)
             return dd_fail(err, DDIT_ERR_UNSUPPORTED,
                            "a LoRA overlay has another precision than the weight that it belongs to");
     }
-    linear_job j = {.cpu = cpu, .a = a, .w = w, .m = a->x.shape[0], .n = w->info.out, .k = w->info.in};
-    if (j.m == 0) return DDIT_OK;
-    DD_TRY(dd_cpu_scratch(cpu, dd_cpu_linear_scratch(w->engine, j.k, lora_ranks(a)), 0, err));
-    divide(&j);
-    run(&j);
-    return DDIT_OK;
+    return dd_cpu_linear_scaled(cpu, a, NULL, err);
 }

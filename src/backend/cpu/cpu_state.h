@@ -24,6 +24,7 @@ typedef struct dd_cpu {
     size_t scratch_size, scratch_per_thread;
     void *shared;                             /* owned; scratch that all threads of a call see */
     size_t shared_size;
+    int weight_thread;                        /* a lane: which thread of the weights' plans it is; else 0 */
     dd_backend_ops ops;                       /* base.ops points here: ref's table with this backend's slots */
     char device[96];
 } dd_cpu;
@@ -37,6 +38,7 @@ ddit_status dd_cpu_attention(dd_backend *b, const dd_attention_args *a, ddit_err
 ddit_status dd_cpu_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight_desc *desc, ddit_err *err);
 void dd_cpu_weight_free(dd_backend *b, dd_weight *w);
 dd_weight_info dd_cpu_weight_info(const dd_weight *w);
+ddit_status dd_cpu_weight_update(dd_backend *b, dd_weight *w, const dd_weight_desc *desc, ddit_err *err);
 ddit_status dd_cpu_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err);
 /* cpu_conv.c. Every dd_weight of this backend begins with a dd_weight_info. */
 ddit_status dd_cpu_conv_weight_prepare(dd_backend *b, dd_weight **out, const dd_weight_desc *desc, ddit_err *err);

@@ -31,7 +31,7 @@ typedef struct dd_gemm_engine {
     int row_step;     /* A blocks of a multiple of this many rows waste nothing */
     int cols;         /* columns of a B block */
     bool adds_aside;  /* product with add uses as much memory again behind C */
-    bool whole_keys;  /* VALUES products always run over DD_GEMM_KEYS keys: unused rows of B must be zero */
+    bool whole_keys;  /* products with a transposed A block run over DD_GEMM_KEYS keys: unused rows of B must be zero */
     int query_cols;   /* attention: queries computed at once */
     bool pairs;       /* rows 2j and 2j + 1 of a B operand lie value beside value (VNNI): B[2j][0], B[2j+1][0], B[2j][1], … */
 
@@ -40,7 +40,7 @@ typedef struct dd_gemm_engine {
     size_t (*b_bytes)(int64_t n, int64_t k);
 
     /* Lays out an A block from A's rows (`from` [m, k], rows ld values apart) or from its transpose (`from` [k, m],
-     * k <= DD_GEMM_KEYS; room as for k = DD_GEMM_KEYS). */
+     * k <= DD_GEMM_KEYS; room as for k = DD_GEMM_KEYS, and so deep if whole_keys). */
     void (*pack_a)(void *to, const void *from, int64_t ld, int m, int64_t k);
     void (*pack_a_transposed)(void *to, const void *from, int64_t ld, int m, int64_t k);
 

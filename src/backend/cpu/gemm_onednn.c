@@ -63,10 +63,11 @@ static void transpose(char *to, int64_t to_ld, const char *from, int64_t from_ld
     }
 }
 
-/* A transposed block is the values of attention: its rows are padded to whole blocks of keys. */
+/* A transposed block is the values of attention: its rows are padded to whole blocks of keys, and in number like others. */
 static void transpose_dense(char *to, const char *from, int64_t ld, int m, int64_t k, size_t size) {
     transpose(to, DD_GEMM_KEYS, from, ld, k, m, size);
     for (int i = 0; i < m; i++) memset(to + (size_t)(i * DD_GEMM_KEYS + k) * size, 0, (size_t)(DD_GEMM_KEYS - k) * size);
+    memset(to + (size_t)m * DD_GEMM_KEYS * size, 0, (size_t)(round_up(m, ROW_STEP) - m) * DD_GEMM_KEYS * size);
 }
 
 /* pack_b keeps the rows of the transpose, so rows of B become columns; columns of B past n are zeros like there. */

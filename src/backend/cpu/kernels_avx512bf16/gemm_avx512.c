@@ -227,8 +227,8 @@ static void pack_b_f32(void *to, const void *from, int64_t ld, int64_t n, int64_
 /* Rows lie as they are needed: float32 are copied, two rows of bf16 become one of pairs. Columns from n to the end of the last
  * panel are written as zeros. */
 static void pack_b_rows_bf16(void *to, const void *from, int64_t ld, int64_t n, int64_t k, int64_t begin, int64_t count) {
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
-                                         35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36,
+                                         4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     int64_t steps = (k + 1) / 2;
     for (int64_t col = 0; col < n; col += PANEL) {
