@@ -42,6 +42,11 @@ typedef struct op_tensor {
     size_t bytes;
 } op_tensor;
 
+typedef struct op_part {
+    size_t begin, count;
+    bool wide; /* F32 on the backend under test, whatever its activation dtype */
+} op_part;
+
 typedef struct op_run {
     dd_backend *b;
     ddit_err err;
@@ -58,13 +63,16 @@ typedef struct op_run {
     int weight_count;
     float *result; /* owned: all outputs, one after the other */
     size_t result_count;
+    op_part parts[OP_MAX_TENSORS]; /* of the result, each compared for itself */
+    int part_count;
 } op_run;
 
 typedef void (*op_case)(op_run *r, const void *param);
 
-/* Largest normalised mean squared error, sum (y - ref)^2 / sum ref^2, by activation dtype. */
+/* Largest normalised mean squared error, sum (y - ref)^2 / sum ref^2, of each output by activation dtype. wide: of F32 outputs
+ * of a bf16 backend; 0 = bf16. */
 typedef struct op_bounds {
-    double f32, bf16;
+    double f32, bf16, wide;
 } op_bounds;
 
 void op_compare(dd_test *t, const op_choice *choice, const char *label, op_case run, const void *param, op_bounds bounds);
@@ -76,6 +84,10 @@ dd_tensor *op_in2(op_run *r, op_kind kind, int64_t rows, int64_t cols);
 dd_tensor *op_out2(op_run *r, op_kind kind, int64_t rows, int64_t cols);
 dd_tensor *op_in3(op_run *r, int64_t d0, int64_t d1, int64_t d2); /* F32 */
 dd_tensor *op_out3(op_run *r, int64_t d0, int64_t d1, int64_t d2);
+/* Given values, dense, rounded as random ones would be. */
+dd_tensor *op_given(op_run *r, op_kind kind, int rank, int64_t d0, int64_t d1, int64_t d2, const float *values);
+/* The values a tensor of this run began with, dense float32. The caller's, from malloc. */
+float *op_host(const op_run *r, const dd_tensor *t);
 dd_tensor *op_ints(op_run *r, int rank, int64_t rows, int64_t cols, const int32_t *values);
 
 /* A weight of random values of size about 1/sqrt(in), bias of size 1 (NULL without), desc's data and dtypes are filled in here.
@@ -106,6 +118,6 @@ void op_ok_at(op_run *r, ddit_status status, const char *file, int line);
 /* NMSE bounds used by several families. F32: sums in another order and exponentials good to 1e-6 leave about 1e-13. BF16: one
  * rounding is a relative error of at most 2^-8 and leaves 2.6e-6 on average; one more, of an intermediate, doubles it. Outputs
  * of under 1000 values may miss the average: op_compare allows them three times as much, the worst case of one rounding. */
-static const op_bounds op_bounds_usual = {1e-11, 5.5e-6};
+static const op_bounds op_bounds_usual = {.f32 = 1e-11, .bf16 = 5.5e-6};
 
 #endif

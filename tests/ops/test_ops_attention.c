@@ -34,7 +34,7 @@ static void compare(dd_test *t, const op_choice *c, attention_param p) {
     snprintf(label, sizeof label, "%lldx%lld %d heads of %d gap %lld%s%s%s sharp %g", (long long)p.queries, (long long)p.keys,
              p.heads, p.width, (long long)p.gap, p.causal ? " causal" : "", p.bias ? " bias" : "", p.lse ? " lse" : "",
              (double)p.sharpness);
-    op_compare(t, c, label, attention_case, &p, (op_bounds){1e-11, 8e-6});
+    op_compare(t, c, label, attention_case, &p, (op_bounds){.f32 = 1e-11, .bf16 = 8e-6});
 }
 
 static void shapes(dd_test *t, const op_choice *c) {

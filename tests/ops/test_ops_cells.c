@@ -55,7 +55,7 @@ static void cells(dd_test *t, const op_choice *c) {
                 snprintf(label, sizeof label, "%lldx%lldx%lld n %d variant %d", (long long)p.channels, (long long)p.height,
                          (long long)p.width, n, k);
                 op_compare(t, c, label, gather_case, &p, op_bounds_usual);
-                op_compare(t, c, label, scatter_case, &p, (op_bounds){1e-11, 1e-11}); /* F32 on every backend */
+                op_compare(t, c, label, scatter_case, &p, (op_bounds){.f32 = 1e-11, .bf16 = 1e-11}); /* F32 on every backend */
             }
         }
     }
@@ -86,7 +86,7 @@ static void patch_stats(dd_test *t, const op_choice *c) {
         char label[64];
         snprintf(label, sizeof label, "stats case %zu", i);
         /* D in float32, sums in float64: all but equal */
-        op_compare(t, c, label, stats_case, &params[i], (op_bounds){1e-13, 1e-13});
+        op_compare(t, c, label, stats_case, &params[i], (op_bounds){.f32 = 1e-13, .bf16 = 1e-13});
     }
 }
 
@@ -121,8 +121,8 @@ static void coarse_step(dd_test *t, const op_choice *c) {
                                         {3, 5, 7, 1, 4, 0},
                                         {2, 1, 9, 3, 2, 0.8f}, {2, 9, 1, 0, 4, 0.8f}, {2, 3, 5, 0, 3, 0.1f}};
     for (size_t i = 0; i < sizeof params / sizeof *params; i++) {
-        op_compare(t, c, "pool_mean", pool_case, &params[i], (op_bounds){1e-12, 1e-12});
-        op_compare(t, c, "coarse_lift", lift_case, &params[i], (op_bounds){1e-12, 1e-12});
+        op_compare(t, c, "pool_mean", pool_case, &params[i], (op_bounds){.f32 = 1e-12, .bf16 = 1e-12});
+        op_compare(t, c, "coarse_lift", lift_case, &params[i], (op_bounds){.f32 = 1e-12, .bf16 = 1e-12});
     }
 }
 
