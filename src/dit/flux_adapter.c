@@ -3,38 +3,64 @@
 
 #include "dit/flux_weights.h"
 
-/* B1 [n, base]: bilinear upsampling of a patch of `base` to n values, half-pixel centres, edges clamped (docs/method.md 2). */
-static void upsample_matrix(int n, int base, double *matrix) {
-    memset(matrix, 0, (size_t)(n * base) * sizeof *matrix);
+dd_flux_upsampling dd_flux_upsampling_to(int n) {
+    enum { BASE = DD_FLUX_BASE };
+    dd_flux_upsampling u = {.n = n};
+    double gram[3] = {0}, *b = u.b;
     for (int i = 0; i < n; i++) {
-        double x = (i + 0.5) * base / n - 0.5;
+        double x = (i + 0.5) * BASE / n - 0.5;
         if (x < 0) x = 0;
-        if (x > base - 1) x = base - 1;
+        if (x > BASE - 1) x = BASE - 1;
         int left = (int)x;
-        int right = left + 1 < base ? left + 1 : left;
-        matrix[i * base + left] += 1 - (x - left);
-        matrix[i * base + right] += x - left;
+        int right = left + 1 < BASE ? left + 1 : left;
+        b[i * BASE + left] += 1 - (x - left);
+        b[i * BASE + right] += x - left;
     }
-}
-
-enum { MAX_N = 8, BASE = 2 };
-
-/* P = B1 B1^+ = B1 (B1^T B1)^-1 B1^T [n, n]: what of n values a patch of two can say. */
-static void projection_matrix(int n, float *out) {
-    double b[MAX_N * BASE], gram[3] = {0};
-    upsample_matrix(n, BASE, b);
     for (int i = 0; i < n; i++) {
         gram[0] += b[2 * i] * b[2 * i];
         gram[1] += b[2 * i] * b[2 * i + 1];
         gram[2] += b[2 * i + 1] * b[2 * i + 1];
     }
     double det = gram[0] * gram[2] - gram[1] * gram[1];
+    for (int i = 0; i < n; i++) {
+        u.pseudo[2 * i] = (gram[2] * b[2 * i] - gram[1] * b[2 * i + 1]) / det;
+        u.pseudo[2 * i + 1] = (gram[0] * b[2 * i + 1] - gram[1] * b[2 * i]) / det;
+    }
+    return u;
+}
+
+/* P = B1 B1^+ = B1 (B1^T B1)^-1 B1^T [n, n]: what of n values a patch of two can say. */
+static void projection_matrix(int n, float *out) {
+    dd_flux_upsampling u = dd_flux_upsampling_to(n);
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < n; j++) {
-            double left = (gram[2] * b[2 * j] - gram[1] * b[2 * j + 1]) / det;
-            double right = (gram[0] * b[2 * j + 1] - gram[1] * b[2 * j]) / det;
-            out[i * n + j] = (float)(b[2 * i] * left + b[2 * i + 1] * right);
-        }
+        for (int j = 0; j < n; j++)
+            out[i * n + j] = (float)(u.b[2 * i] * u.pseudo[2 * j] + u.b[2 * i + 1] * u.pseudo[2 * j + 1]);
+}
+
+/* Values of one factor in dit->residual_vectors: pixel weight [C, C], pixel bias [C], projection. */
+static size_t slot_size(const dd_flux_dit *dit) {
+    size_t c = (size_t)dit->config.latent_channels;
+    return c * c + c + DD_FLUX_MAX_N * DD_FLUX_MAX_N;
+}
+
+ddit_status dd_flux_residual_alloc(dd_flux_dit *dit, ddit_err *err) {
+    return dd_op_alloc(dit->backend, (void **)&dit->residual_vectors, DD_FACTOR_COUNT * slot_size(dit) * sizeof(float),
+                       "the adapter's residual", err);
+}
+
+ddit_status dd_flux_residual_set(dd_flux_dit *dit, int f, int n, const float *pixel, bool hf, ddit_err *err) {
+    int64_t c = dit->config.latent_channels;
+    dd_flux_patch *patch = &dit->patch[f];
+    float *slot = dit->residual_vectors + (size_t)f * slot_size(dit);
+    float projection[DD_FLUX_MAX_N * DD_FLUX_MAX_N];
+    patch->has_pixel = pixel != NULL;
+    patch->has_hf = hf;
+    patch->pixel_weight = dd_tensor_2d(slot, DD_DTYPE_F32, c, c);
+    patch->pixel_bias = dd_tensor_1d(slot + c * c, DD_DTYPE_F32, c);
+    patch->projection = dd_tensor_2d(slot + c * c + c, DD_DTYPE_F32, n, n);
+    projection_matrix(n, projection);
+    if (pixel) DD_TRY(dd_op_upload(dit->backend, slot, pixel, (size_t)(c * c + c) * sizeof(float), err));
+    return dd_op_upload(dit->backend, slot + c * c + c, projection, (size_t)(n * n) * sizeof(float), err);
 }
 
 typedef struct lora_loader {
@@ -75,43 +101,33 @@ done:
     return status;
 }
 
-/* Puts the residual's matrices of one factor into its slot of dit->residual_vectors: [C, C], [C], [n, n]. */
-static ddit_status load_residual(dd_flux_dit *dit, dd_flux_patch *patch, const dd_adapter *adapter,
-                                 const dd_adapter_factor *factor, int n, float *slot, float *scratch, ddit_err *err) {
+/* The pixel-linear residual of one factor as the file has it; scratch [C, C] + [C]. */
+static ddit_status load_residual(dd_flux_dit *dit, int f, const dd_adapter *adapter, float *scratch, ddit_err *err) {
+    const dd_adapter_factor *factor = &adapter->factor[f];
     int64_t c = dit->config.latent_channels;
-    float *host = scratch;
-    patch->has_pixel = adapter->residual_linear && factor->res_weight;
-    patch->has_hf = adapter->residual_hf;
-    patch->pixel_weight = dd_tensor_2d(slot, DD_DTYPE_F32, c, c);
-    patch->pixel_bias = dd_tensor_1d(slot + c * c, DD_DTYPE_F32, c);
-    patch->projection = dd_tensor_2d(slot + c * c + c, DD_DTYPE_F32, n, n);
-    memset(host, 0, (size_t)(c * c + c) * sizeof *host);
-    if (patch->has_pixel) {
-        DD_TRY(dd_tensor_entry_to_f32(factor->res_weight, host, err));
-        if (factor->res_bias) DD_TRY(dd_tensor_entry_to_f32(factor->res_bias, host + c * c, err));
+    bool has_pixel = adapter->residual_linear && factor->res_weight;
+    memset(scratch, 0, (size_t)(c * c + c) * sizeof *scratch);
+    if (has_pixel) {
+        DD_TRY(dd_tensor_entry_to_f32(factor->res_weight, scratch, err));
+        if (factor->res_bias) DD_TRY(dd_tensor_entry_to_f32(factor->res_bias, scratch + c * c, err));
     }
-    projection_matrix(n, host + c * c + c);
-    return dd_op_upload(dit->backend, slot, host, (size_t)(c * c + c + n * n) * sizeof(float), err);
+    return dd_flux_residual_set(dit, f, dit->config.patch * dd_factor_at(f), has_pixel ? scratch : NULL, adapter->residual_hf,
+                                err);
 }
 
 ddit_status dd_flux_dit_add_adapter(dd_flux_dit *dit, const dd_adapter *adapter, ddit_err *err) {
     const dd_allocator *a = dit->backend->allocator;
     size_t c = (size_t)dit->config.latent_channels;
-    size_t slot_size = c * c + c + MAX_N * MAX_N;
     float *scratch = NULL;
     uint64_t bytes_before = dit->weight_bytes;
     int prepared_before = dit->prepared_count;
     ddit_status status;
-    DD_GO(dd_alloc(a, &scratch, slot_size, sizeof *scratch, "the adapter's residual", err));
-    DD_GO(dd_op_alloc(dit->backend, (void **)&dit->residual_vectors, DD_FACTOR_COUNT * slot_size * sizeof(float),
-                      "the adapter's residual", err));
+    DD_GO(dd_alloc(a, &scratch, c * c + c, sizeof *scratch, "the adapter's residual", err));
+    DD_GO(dd_flux_residual_alloc(dit, err));
     for (int f = 1; f < DD_FACTOR_COUNT; f++) {
-        const dd_adapter_factor *factor = &adapter->factor[f];
-        int n = dit->config.patch * dd_factor_at(f);
-        if (!factor->present) continue;
-        DD_GO(load_patch(dit, &dit->patch[f], factor, n, err));
-        DD_GO(load_residual(dit, &dit->patch[f], adapter, factor, n, dit->residual_vectors + (size_t)f * slot_size, scratch,
-                            err));
+        if (!adapter->factor[f].present) continue;
+        DD_GO(load_patch(dit, &dit->patch[f], &adapter->factor[f], dit->config.patch * dd_factor_at(f), err));
+        DD_GO(load_residual(dit, f, adapter, scratch, err));
         dit->patch[f].present = true;
     }
     dit->lora_scale = adapter->rank > 0 ? adapter->alpha / (float)adapter->rank : 0.0f;

@@ -2,8 +2,8 @@
 
 #include "dit/flux_weights.h"
 
-ddit_status dd_flux_dit_open(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config, const dd_weight_files *files,
-                             ddit_err *err) {
+static ddit_status open_dit(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config, const dd_weight_files *files,
+                            bool trainable, bool all, ddit_err *err) {
     const dd_allocator *a = b->allocator;
     dd_flux_dit *dit;
     *out = NULL;
@@ -11,6 +11,8 @@ ddit_status dd_flux_dit_open(dd_flux_dit **out, dd_backend *b, const dd_flux_con
     dit->backend = b;
     dit->files = files;
     dit->config = *config;
+    dit->trainable = trainable;
+    dit->all = all;
     ddit_status status;
     DD_GO(dd_alloc(a, &dit->doubles, (size_t)config->num_layers, sizeof *dit->doubles, "the double blocks", err));
     DD_GO(dd_alloc(a, &dit->singles, (size_t)config->num_single_layers, sizeof *dit->singles, "the single blocks", err));
@@ -20,6 +22,16 @@ ddit_status dd_flux_dit_open(dd_flux_dit **out, dd_backend *b, const dd_flux_con
 done:
     dd_flux_dit_close(dit);
     return status;
+}
+
+ddit_status dd_flux_dit_open(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config, const dd_weight_files *files,
+                             ddit_err *err) {
+    return open_dit(out, b, config, files, false, false, err);
+}
+
+ddit_status dd_flux_dit_open_trainable(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config,
+                                       const dd_weight_files *files, bool all, ddit_err *err) {
+    return open_dit(out, b, config, files, true, all, err);
 }
 
 void dd_flux_dit_close(dd_flux_dit *dit) {

@@ -26,8 +26,8 @@ ddit_status dd_flux_dit_open(dd_flux_dit **out, dd_backend *b, const dd_flux_con
 
 /* The same for training: linear layers are prepared for input gradients too, modulation weights are kept in memory. With `all`
  * every weight can be updated (DD_WEIGHT_UPDATES) and the float32 start values are read from `files`. */
-ddit_status dd_flux_dit_open_trainable(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config, const dd_weight_files *files,
-                                       bool all, ddit_err *err);
+ddit_status dd_flux_dit_open_trainable(dd_flux_dit **out, dd_backend *b, const dd_flux_config *config,
+                                       const dd_weight_files *files, bool all, ddit_err *err);
 
 /* Adds the adapter's factors to the model (at most one adapter; it must have passed dd_adapter_check). `adapter` must
  * outlive the model. Errors: those of the backend; the model is then as before. */
