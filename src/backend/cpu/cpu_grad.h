@@ -25,4 +25,7 @@ ddit_status dd_cpu_weight_grad_prepare(dd_cpu *cpu, int64_t rows, size_t *per_th
 ddit_status dd_cpu_attention_grad_prepare(dd_cpu *cpu, int64_t queries, int64_t keys, int heads, int64_t width,
                                           size_t *per_thread, size_t *shared, ddit_err *err);
 
+/* Bytes of shared scratch for sums over `rows` rows of `width` values: 2 * the model's width covers every row op. */
+size_t dd_cpu_row_sums_bytes(int64_t rows, int64_t width);
+
 #endif

@@ -6,7 +6,7 @@
 #ifndef DD_BACKEND_CPU_KERNELS_H
 #define DD_BACKEND_CPU_KERNELS_H
 
-#include "op/op.h"
+#include "op/op_grad.h"
 
 /* y = activation(ax * x + bz * z), [M, N] each; z may be NULL, y may be x or *z. Dtypes may all differ. */
 typedef struct dd_cpu_affine_args {
@@ -34,6 +34,13 @@ typedef struct dd_cpu_kernels {
     void (*qk_norm_rope)(const dd_qk_norm_rope_args *a, int64_t begin, int64_t end);
     void (*affine)(const dd_cpu_affine_args *a, int64_t begin, int64_t end);
     void (*channel_affine)(const dd_cpu_channel_affine_args *a, int64_t begin, int64_t end);
+
+    /* The same backwards (op_grad.h). Sums over the range's rows go to [N] float32 arrays, which are written, in an order that
+     * depends on the range; NULL = not wanted. The caller adds them to the tensors of the arguments. */
+    void (*norm_grad)(const dd_norm_grad_args *g, float *dscale, float *dshift, int64_t begin, int64_t end);
+    void (*qk_norm_rope_grad)(const dd_qk_norm_rope_grad_args *g, float *dweight, int64_t begin, int64_t end);
+    void (*activation_grad)(const dd_activation_grad_args *g, int64_t begin, int64_t end);
+    void (*gate_grad)(const dd_gate_grad_args *g, float *dgate, int64_t begin, int64_t end);
 
     /* Mean and sum of squared deviations of each column over rows [begin, end) of x [M, C]; mean and m2 [C] are written. */
     void (*column_stats)(double *mean, double *m2, const dd_tensor *x, int64_t begin, int64_t end);

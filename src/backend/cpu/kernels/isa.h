@@ -16,6 +16,10 @@ void DD_ISA_NAME(dd_kernel_norm)(const dd_norm_args *a, int64_t begin, int64_t e
 void DD_ISA_NAME(dd_kernel_qk_norm_rope)(const dd_qk_norm_rope_args *a, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_affine)(const dd_cpu_affine_args *a, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_channel_affine)(const dd_cpu_channel_affine_args *a, int64_t begin, int64_t end);
+void DD_ISA_NAME(dd_kernel_norm_grad)(const dd_norm_grad_args *g, float *dscale, float *dshift, int64_t begin, int64_t end);
+void DD_ISA_NAME(dd_kernel_qk_norm_rope_grad)(const dd_qk_norm_rope_grad_args *g, float *dweight, int64_t begin, int64_t end);
+void DD_ISA_NAME(dd_kernel_activation_grad)(const dd_activation_grad_args *g, int64_t begin, int64_t end);
+void DD_ISA_NAME(dd_kernel_gate_grad)(const dd_gate_grad_args *g, float *dgate, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_column_stats)(double *mean, double *m2, const dd_tensor *x, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_activate)(float *y, const float *x, size_t count, dd_activation activation);
 void DD_ISA_NAME(dd_kernel_to_bf16)(uint16_t *y, const float *x, size_t count);

@@ -6,57 +6,7 @@
 #include "backend/cpu/kernels/transpose.h"
 #endif
 
-INLINE vf vf_max(vf x, vf y) {
-#if defined(__AVX512F__)
-    return (vf)_mm512_max_ps((__m512)x, (__m512)y);
-#elif defined(__AVX2__)
-    return (vf)_mm256_max_ps((__m256)x, (__m256)y);
-#else
-    vi more = x > y;
-    return (vf)((more & (vi)x) | (~more & (vi)y));
-#endif
-}
-
-INLINE vf vf_min(vf x, vf y) {
-#if defined(__AVX512F__)
-    return (vf)_mm512_min_ps((__m512)x, (__m512)y);
-#else
-    return -vf_max(-x, -y);
-#endif
-}
-
-/* 2^t for t <= 100, 2^-126 for anything smaller. t = k + f, |f| <= 1/2, a polynomial in f, then k is added to the
- * exponent. precise: Cephes exp2f, 2e-7; else degree 4, 3e-6, far below the rounding of bf16 that follows. */
-INLINE vf vf_exp2(vf t, const bool precise) {
-    t = vf_max(t, splat(-126.0f));
-    vf z = t + 12582912.0f; /* 1.5 * 2^23 leaves the nearest integer in the low bits */
-    vf f = t - (z - 12582912.0f);
-    vf p;
-    if (precise) {
-        p = 1.535336188319500e-4f * f + 1.339887440266574e-3f;
-        p = p * f + 9.618437357674640e-3f;
-        p = p * f + 5.550332471162809e-2f;
-        p = p * f + 2.402264791363012e-1f;
-        p = p * f + 6.931472028550421e-1f;
-    } else {
-        p = 9.58285e-3f * f + 5.590644e-2f;
-        p = p * f + 2.4024099e-1f;
-        p = p * f + 6.9312419e-1f;
-    }
-    p = p * f + 1.0f;
-    return (vf)((vi)p + ((vi)z << 23));
-}
-
 /* ------------------------------------------------------------------------------------------------ epilogue of linear */
-
-/* 1 / x: exact, or to 6e-5 where a bf16 result (4e-3) follows. */
-INLINE vf inverse(vf x, const bool precise) {
-#if defined(__AVX512F__)
-    if (!precise) return (vf)_mm512_rcp14_ps((__m512)x);
-#endif
-    (void)precise;
-    return 1.0f / x;
-}
 
 /* x / (1 + 2^t) */
 INLINE vf gated(vf x, vf t) { return x * inverse(1.0f + vf_exp2(vf_min(t, splat(126.0f)), false), false); }
