@@ -14,11 +14,12 @@ typedef struct command {
 static const command commands[] = {
     {"generate", "draw a picture from a prompt", cmd_generate},
     {"inspect", "what a file, folder or picture holds, and the memory a run needs", cmd_inspect},
+    {"train", "train an adapter for larger patches, or the model itself", cmd_train},
     {"bench", "measure the seconds per step on this machine", cmd_bench},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
-static const char *const later[] = {"train", "eval", "serve"};
+static const char *const later[] = {"eval", "serve"};
 
 static const command *find_command(const char *name) {
     for (int i = 0; i < COMMAND_COUNT; i++)

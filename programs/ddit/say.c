@@ -19,6 +19,7 @@ int exit_of(ddit_status status) {
     switch (status) {
         case DDIT_OK: return EXIT_DONE;
         case DDIT_ERR_INTERNAL:
+        case DDIT_ERR_DIVERGED:
         case DDIT_ERR_BACKEND: return EXIT_INTERNAL;
         case DDIT_ERR_ARGUMENT:
         case DDIT_ERR_OUTPUT_PATH: return EXIT_COMMAND;

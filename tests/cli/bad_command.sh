@@ -2,7 +2,6 @@
 g() { try "$DDIT" generate "$@"; }
 try "$DDIT" genrate
 try "$DDIT" paint
-try "$DDIT" train
 try "$DDIT" eval
 try "$DDIT" -p apple
 try "$DDIT" help generat
