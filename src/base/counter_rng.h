@@ -6,7 +6,8 @@
 
 #include <stdint.h>
 
-/* 64 well-mixed bits. stream tells uses apart, index counts within a use. Source: Philox4x32-10 (Salmon et al. 2011). */
+/* 64 well-mixed bits. stream tells uses apart, index counts within a use. Source: Philox4x32-10 (Salmon et al. 2011) with the
+ * seed as key and (index, stream) as counter; its first two words. */
 uint64_t dd_counter_bits(uint64_t seed, uint64_t stream, uint64_t index);
 
 /* Uniform in [0, 1), 53 bits. */

@@ -1,5 +1,6 @@
-/* Several processes that train one model together: ranks. With MPI (built with -DDDIT_MPI=ON and started by mpirun), or one rank
- * alone. The only room that knows MPI.
+/* Several processes that train one model together: ranks. With MPI (built with -DDDIT_MPI=ON and started by mpirun), or one
+ * rank alone. The only room that knows MPI. All ranks make the same calls in the same order, from the thread that opened the
+ * comm. Errors of all: DDIT_ERR_BACKEND, with MPI's reason.
  */
 #ifndef DD_COMM_COMM_H
 #define DD_COMM_COMM_H
@@ -8,15 +9,15 @@
 
 typedef struct dd_comm dd_comm;
 
-/* Joins the ranks of this start (MPI_Init), or makes a world of one. Under mpirun with a build without MPI:
- * DDIT_ERR_UNSUPPORTED, saying how to build. *out is NULL on failure. */
+/* Joins the ranks of this start (MPI_Init, unless the embedding program has done that), or makes a world of one. Under mpirun
+ * with a build without MPI: DDIT_ERR_UNSUPPORTED, saying how to build. *out is NULL on failure. */
 ddit_status dd_comm_open(dd_comm **out, const dd_allocator *a, ddit_err *err);
-void dd_comm_close(dd_comm *comm); /* NULL accepted; all ranks must call it (MPI_Finalize) */
+void dd_comm_close(dd_comm *comm); /* NULL accepted; all ranks must call it (MPI_Finalize if we did MPI_Init) */
 
 int dd_comm_rank(const dd_comm *comm);  /* 0..size-1; rank 0 writes files and talks */
 int dd_comm_size(const dd_comm *comm);
 
-/* values[count] = the sum over all ranks, the same bytes on every rank. */
+/* values[count] = the sum over all ranks in the order of the ranks, the same bytes on every rank. Needs 8 MiB, not count. */
 ddit_status dd_comm_sum_f32(dd_comm *comm, float *values, size_t count, ddit_err *err);
 ddit_status dd_comm_sum_f64(dd_comm *comm, double *values, size_t count, ddit_err *err);
 
