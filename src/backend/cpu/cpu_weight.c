@@ -99,31 +99,42 @@ static size_t weight_scratch(const dd_cpu_weight *w, bool gradients) {
     return bytes;
 }
 
+/* What backward passes need beyond their weights. The row ops sum over values of the residual stream, whose width is the
+ * smaller side of the weights around it. */
+static ddit_status grad_scratch(dd_cpu *cpu, const dd_reserve *r, size_t *per_thread, size_t *shared, ddit_err *err) {
+    int64_t width = 0;
+    for (int i = 0; i < r->weight_count; i++) {
+        const dd_weight_info *w = (const dd_weight_info *)r->weights[i];
+        int64_t side = w->in < w->out ? w->in : w->out;
+        if (side > width) width = side;
+    }
+    size_t slice, common;
+    at_least(shared, dd_cpu_row_sums_bytes(r->gradient_rows, 2 * width));
+    DD_TRY(dd_cpu_weight_grad_prepare(cpu, r->gradient_rows, &slice, &common, err));
+    at_least(per_thread, slice);
+    at_least(shared, common);
+    if (r->attention_heads == 0 || r->attention_head_size == 0) return DDIT_OK;
+    DD_TRY(dd_cpu_attention_grad_prepare(cpu, r->attention_queries, r->attention_keys, r->attention_heads,
+                                         r->attention_head_size, &slice, &common, err));
+    at_least(per_thread, slice);
+    at_least(shared, common);
+    return DDIT_OK;
+}
+
 ddit_status dd_cpu_reserve(dd_backend *b, const dd_reserve *r, ddit_err *err) {
     dd_cpu *cpu = dd_cpu_of(b);
-    bool gradients = r->gradient_rows > 0;
-    size_t per_thread = 0, shared = 0, slice = 0, common = 0;
+    size_t per_thread = 0, shared = 0;
     for (int i = 0; i < r->weight_count; i++) {
         const dd_cpu_weight *w = (const dd_cpu_weight *)r->weights[i];
-        if (w->info.kind == DD_WEIGHT_LINEAR) at_least(&per_thread, weight_scratch(w, gradients));
+        if (w->info.kind == DD_WEIGHT_LINEAR) at_least(&per_thread, weight_scratch(w, r->gradient_rows > 0));
     }
     if (r->attention_heads > 0 && r->attention_head_size > 0) {
+        size_t slice;
         DD_TRY(dd_cpu_attention_prepare(cpu, r->attention_queries, r->attention_keys, r->attention_heads,
-                                        r->attention_head_size, &slice, &common, err));
+                                        r->attention_head_size, &slice, &shared, err));
         at_least(&per_thread, slice);
-        at_least(&shared, common);
-        if (gradients) {
-            DD_TRY(dd_cpu_attention_grad_prepare(cpu, r->attention_queries, r->attention_keys, r->attention_heads,
-                                                 r->attention_head_size, &slice, &common, err));
-            at_least(&per_thread, slice);
-            at_least(&shared, common);
-        }
     }
-    if (gradients) {
-        DD_TRY(dd_cpu_weight_grad_prepare(cpu, r->gradient_rows, &slice, &common, err));
-        at_least(&per_thread, slice);
-        at_least(&shared, common);
-    }
+    if (r->gradient_rows > 0) DD_TRY(grad_scratch(cpu, r, &per_thread, &shared, err));
     return dd_cpu_scratch(cpu, per_thread, shared, err);
 }
 

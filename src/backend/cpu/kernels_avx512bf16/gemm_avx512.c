@@ -17,6 +17,7 @@ enum {
     BLOCK = 112,    /* rows of an A block: eight tiles share a panel of B while it is in the L2 cache */
     DEPTH = 512,    /* steps done before the next tile: 64 KB of B, 28 KB of A */
     QUERIES = 32,
+    AHEAD = 16,     /* rows fetched ahead where they are read across: no hardware prefetcher follows */
 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -236,6 +237,8 @@ static void pack_b_rows_bf16(void *to, const void *from, int64_t ld, int64_t n, 
         uint32_t *out = (uint32_t *)to + col * steps + begin / 2 * PANEL;
         const uint16_t *p = (const uint16_t *)from + col;
         for (int64_t s = 0; s < count; s += 2, out += PANEL) {
+            _mm_prefetch((const char *)(p + (s + AHEAD) * ld), _MM_HINT_T0);
+            _mm_prefetch((const char *)(p + (s + AHEAD + 1) * ld), _MM_HINT_T0);
             __m512i even = _mm512_maskz_loadu_epi16(mask, p + s * ld), odd = _mm512_setzero_si512();
             if (s + 1 < count) odd = _mm512_maskz_loadu_epi16(mask, p + (s + 1) * ld);
             _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, low, odd));
@@ -250,6 +253,8 @@ static void pack_b_rows_f32(void *to, const void *from, int64_t ld, int64_t n, i
         float *out = (float *)to + col * k + begin * PANEL;
         const float *p = (const float *)from + col;
         for (int64_t s = 0; s < count; s++, out += PANEL) {
+            _mm_prefetch((const char *)(p + (s + AHEAD) * ld), _MM_HINT_T0);
+            _mm_prefetch((const char *)(p + (s + AHEAD) * ld + 16), _MM_HINT_T0);
             _mm512_storeu_ps(out, _mm512_maskz_loadu_ps((__mmask16)mask, p + s * ld));
             _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + s * ld + 16));
         }
