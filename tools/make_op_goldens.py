@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/ops/ops.safetensors: small inputs of every op and what torch says in float64.
+"""Writes tests/golden/ops/ops.safetensors and grad.safetensors: small inputs of every op, and what torch says in float64.
 
-    python3 tools/make_op_goldens.py            writes the file
+    python3 tools/make_op_goldens.py            writes the files
 Only torch's own functions and the formulas of the papers are used, none of ddit's code. Names: CASE.x, CASE.y ...; float32.
 """
-import os
+import pathlib
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from stable_save import save_stable
 
-OUT = os.path.join(os.path.dirname(__file__), "..", "tests", "golden", "ops", "ops.safetensors")
-gen = torch.Generator().manual_seed(20240)
+OUT = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "ops"
+gen = torch.Generator()
 tensors = {}
 
 
@@ -71,19 +71,15 @@ def qk_norm_rope():
 
 def attention():
     nq, nk, heads, width = 5, 7, 2, 4
-    q, k, v = (rand(n, heads * width).requires_grad_() for n in (nq, nk, nk))
-    bias, dout = rand(heads, nq, nk), rand(nq, heads * width)
+    q, k, v = (rand(n, heads * width) for n in (nq, nk, nk))
+    bias = rand(heads, nq, nk)
     split = lambda t: t.reshape(t.shape[0], heads, width).transpose(0, 1)
     join = lambda t: t.transpose(0, 1).reshape(nq, heads * width)
     run = lambda **kw: join(F.scaled_dot_product_attention(split(q), split(k), split(v), scale=0.4, **kw))
     y, scores = run(), 0.4 * split(q) @ split(k).transpose(1, 2)
-    dq, dk, dv = torch.autograd.grad(y, (q, k, v), dout)
     mask = torch.ones(nq, nk, dtype=torch.bool).tril()
-    causal = run(attn_mask=mask)
-    cq, ck, cv = torch.autograd.grad(causal, (q, k, v), dout)
-    keep("attention", q=q, k=k, v=v, bias=bias, y=y, lse=scores.logsumexp(-1), biased=run(attn_mask=bias), causal=causal,
-         causal_lse=scores.masked_fill(~mask, -torch.inf).logsumexp(-1), dout=dout, dq=dq, dk=dk, dv=dv, causal_dq=cq, causal_dk=ck,
-         causal_dv=cv)
+    keep("attention", q=q, k=k, v=v, bias=bias, y=y, lse=scores.logsumexp(-1), biased=run(attn_mask=bias),
+         causal=run(attn_mask=mask), causal_lse=scores.masked_fill(~mask, -torch.inf).logsumexp(-1))
 
 
 def convolution():
@@ -134,8 +130,99 @@ def coarse_step():
         keep(f"coarse{k}", z=z, v=v, z_small=z_small, velocity=(z - x0) / sigma)
 
 
-for make in (activations, linear, norms, qk_norm_rope, attention, convolution, cells, statistics, coarse_step):
-    make()
-os.makedirs(os.path.dirname(OUT), exist_ok=True)
-save_file(tensors, OUT, metadata={"made_by": "tools/make_op_goldens.py", "torch": torch.__version__})
-print(f"{OUT}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values())} values")
+# ---------------------------------------------------------------------------------------------- backward passes, by autograd
+
+
+def leaf(*shape):
+    return rand(*shape).requires_grad_()
+
+
+def keep_grads(case, result, dy, **leaves):
+    """Keeps the leaves, dy, and the gradient of sum(result * dy) by each of them as dNAME."""
+    grads = torch.autograd.grad(result, list(leaves.values()), dy)
+    keep(case, dy=dy, **leaves, **{f"d{name}": grad for name, grad in zip(leaves, grads)})
+
+
+def linear_grad():
+    x, w, b = leaf(5, 7), leaf(6, 7), leaf(6)
+    keep_grads("linear", F.linear(x, w, b), rand(5, 6), x=x, w=w, b=b)
+
+
+def attention_grad():
+    """out and lse are inputs of the backward pass, and those of the file are float32."""
+    nq, nk, heads, width = 5, 7, 2, 4
+    split = lambda t: t.reshape(t.shape[0], heads, width).transpose(0, 1)
+    mask = torch.ones(nq, nk, dtype=torch.bool).tril()
+    for case in ("attention", "causal"):
+        q, k, v = leaf(nq, heads * width), leaf(nk, heads * width), leaf(nk, heads * width)
+        scores = 0.4 * split(q) @ split(k).transpose(1, 2)
+        if case == "causal":
+            scores = scores.masked_fill(~mask, -torch.inf)
+        out = (scores.softmax(-1) @ split(v)).transpose(0, 1).reshape(nq, heads * width)
+        keep_grads(case, out, rand(nq, heads * width), q=q, k=k, v=v)
+        keep(case, out=out, lse=scores.logsumexp(-1))
+
+
+def norm_grad():
+    x, scale, shift = (2 * rand(4, 10) + 1).requires_grad_(), leaf(10), leaf(10)
+    n = F.layer_norm(x, (10,), None, None, 1e-6)
+    keep_grads("norm", n * (1 + scale) + shift, rand(4, 10), x=x, scale=scale, shift=shift)
+    y = (2 * rand(4, 10) - 1).requires_grad_()
+    keep_grads("norm_plain", F.layer_norm(y, (10,), None, None, 1e-6), rand(4, 10), x=y)
+
+
+def qk_norm_rope_grad():
+    rows, heads, width = 6, 2, 8
+    angle = 3 * rand(rows, width // 2)
+    rope = torch.stack([angle.cos(), angle.sin()], -1).reshape(rows, width).float().double()
+    cosine, sine = rope[:, None, 0::2], rope[:, None, 1::2]
+    for case in ("qk", "qk_plain"):
+        x, weight = leaf(rows, heads * width), leaf(width)
+        n = F.rms_norm(x.reshape(rows, heads, width), (width,), weight, 1e-6)
+        u, v = n[..., 0::2], n[..., 1::2]
+        turned = torch.stack([u * cosine - v * sine, v * cosine + u * sine], -1).reshape(rows, -1)
+        y = turned if case == "qk" else n.reshape(rows, -1)
+        keep_grads(case, y, rand(rows, heads * width), x=x, weight=weight)
+    keep("qk", rope=rope)
+
+
+def activation_grad():
+    x, dy = torch.linspace(-9, 9, 73).float().double().requires_grad_(), rand(73)
+    kinds = {"none": x * 1, "silu": F.silu(x), "gelu_tanh": F.gelu(x, approximate="tanh"), "gelu_erf": F.gelu(x),
+             "quick_gelu": quick_gelu(x)}
+    keep("activation", x=x, dy=dy, **{kind: torch.autograd.grad(y, x, dy)[0] for kind, y in kinds.items()})
+
+
+def gate_grad():
+    stream, gate, branch = leaf(5, 6), leaf(6), leaf(5, 6)
+    keep_grads("gate", stream + gate * branch, rand(5, 6), stream=stream, gate=gate, branch=branch)
+
+
+def cells_grad():
+    """4 x 4 cells of a 6 x 9 latent; those at the right and bottom hang over."""
+    n, c, h, w = 4, 3, 6, 9
+    origin = torch.tensor([[r, s] for r in range(0, h, n) for s in range(0, w, n)], dtype=torch.int32)
+    x, weight, bias, z = leaf(len(origin), c * n * n), leaf(c, c), leaf(c), rand(c, h, w)
+    grid = x.reshape(-(-h // n), -(-w // n), c, n, n).permute(2, 0, 3, 1, 4)
+    plain = grid.reshape(c, grid.shape[1] * n, grid.shape[3] * n)[:, :h, :w]
+    velocity = plain + torch.einsum("cd,dhw->chw", weight, z) + bias[:, None, None]
+    keep_grads("cells", velocity, rand(c, h, w), x=x, weight=weight, bias=bias)
+    keep("cells", z=z)
+    tensors["cells.origin"] = origin
+
+
+def write(name, seed, makers):
+    tensors.clear()
+    gen.manual_seed(seed)
+    for make in makers:
+        make()
+    path = OUT / name
+    save_stable(tensors, path, metadata={"made_by": "tools/make_op_goldens.py", "torch": torch.__version__})
+    print(f"{path}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values())} values")
+
+
+OUT.mkdir(parents=True, exist_ok=True)
+write("ops.safetensors", 20240,
+      (activations, linear, norms, qk_norm_rope, attention, convolution, cells, statistics, coarse_step))
+write("grad.safetensors", 20241,
+      (linear_grad, attention_grad, norm_grad, qk_norm_rope_grad, activation_grad, gate_grad, cells_grad))

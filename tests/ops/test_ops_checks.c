@@ -1,6 +1,8 @@
 /* What op.c and the registry refuse, and what is the same for every backend: weights, memory, failing allocations. */
 #include "ops/op_suite.h"
 
+#include "op/op_grad.h"
+
 enum { OUT = 4, IN = 32, ROWS = 3 };
 
 /* Matrices of the right shapes, which the cases then spoil. */
@@ -186,23 +188,143 @@ static void latent_ops(dd_test *t) {
     end(&s);
 }
 
-static void gradients(dd_test *t) {
+static void linear_gradients(dd_test *t) {
     set s;
     if (!begin(&s, t)) return;
-    dd_tensor dx = matrix(&s, 0, ROWS, IN), dw = matrix(&s, 1, OUT, IN - 1), x = matrix(&s, 2, ROWS, IN);
-    dd_linear_grad_args g = {.dx = &dx, .dy = matrix(&s, 3, ROWS, OUT)};
-    REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "linear_grad: dx is wanted but the weight is missing");
-    g.w = s.w;
-    REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "was not prepared for the input gradient");
-    g.dx = NULL, g.dw = &dw;
-    REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "x is missing");
+    const dd_input_grad_args good = {.dx = matrix(&s, 0, ROWS, IN), .dy = matrix(&s, 1, ROWS, OUT), .w = s.w, .scale = 1};
+    dd_input_grad_args i = good;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "[4, 32] was not prepared for the input gradient");
+    i.w = NULL;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "input_grad: the weight is missing");
+    i.w = s.conv;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "is a convolution");
+    i = good, i.dx.shape[1] = 31;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "input_grad: dx is [3, 31] F32, expected [3, 32] F32");
+    i = good, i.dy.dtype = DD_DTYPE_BF16;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "dy is [3, 4] BF16");
+    s.b->activation = DD_DTYPE_BF16;
+    i = good, i.dx.dtype = DD_DTYPE_BF16;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "dx is [3, 32] BF16, expected [3, 32] F32"); /* only F32 is added to */
+    i.replace = true;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "was not prepared");
+    s.b->activation = DD_DTYPE_F32;
+    i = good, i.dx.data = s.memory[1] + 1;
+    REFUSED(dd_op_input_grad(s.b, &i, &t->err), "dx shares memory with dy");
+    i = good, i.dx.shape[0] = i.dy.shape[0] = 0;
+    DD_OK(t, dd_op_input_grad(s.b, &i, &t->err)); /* nothing to do */
+
+    dd_tensor dw = matrix(&s, 2, OUT, IN), db = vector(&s, 3, OUT), x = matrix(&s, 4, ROWS, IN);
+    dd_weight_grad_args g = {.dw = &dw, .db = &db, .dy = matrix(&s, 1, ROWS, OUT), .scale = 1};
+    REFUSED(dd_op_weight_grad(s.b, &g, &t->err), "weight_grad: x is missing");
     g.x = &x;
-    REFUSED(dd_op_linear_grad(s.b, &g, &t->err), "dw is [4, 31] F32, expected [4, 32]");
-    dd_attention_grad_args a = {.dq = matrix(&s, 0, 3, 4), .dk = matrix(&s, 0, 3, 4), .dv = matrix(&s, 1, 3, 4),
-                                .dout = matrix(&s, 2, 3, 4),
-                                .out = matrix(&s, 3, 3, 4), .q = matrix(&s, 4, 3, 4), .k = matrix(&s, 5, 3, 4),
-                                .v = matrix(&s, 6, 3, 4), .lse = matrix(&s, 7, 1, 3), .heads = 1};
-    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "shares memory");
+    DD_OK(t, dd_op_weight_grad(s.b, &g, &t->err));
+    dw.shape[1] = 31;
+    REFUSED(dd_op_weight_grad(s.b, &g, &t->err), "dw is [4, 31] F32, expected [4, 32] F32");
+    dw.shape[1] = 32, db.shape[0] = 3;
+    REFUSED(dd_op_weight_grad(s.b, &g, &t->err), "db is [3] F32, expected [4] F32");
+    db = vector(&s, 2, OUT);
+    REFUSED(dd_op_weight_grad(s.b, &g, &t->err), "db shares memory with dw");
+    db = vector(&s, 3, OUT), x.dtype = DD_DTYPE_BF16, s.b->activation = DD_DTYPE_BF16;
+    REFUSED(dd_op_weight_grad(s.b, &g, &t->err), "x is [3, 32] BF16, expected [3, any] F32"); /* as dy is */
+    g.dw = g.db = NULL;
+    DD_OK(t, dd_op_weight_grad(s.b, &g, &t->err)); /* nothing is wanted */
+    end(&s);
+}
+
+static void attention_gradients(dd_test *t) {
+    set s;
+    if (!begin(&s, t)) return;
+    const dd_attention_grad_args good = {.dq = matrix(&s, 0, 3, 4), .dk = matrix(&s, 1, 5, 4), .dv = matrix(&s, 2, 5, 4),
+                                         .dout = matrix(&s, 3, 3, 4), .out = matrix(&s, 4, 3, 4), .q = matrix(&s, 5, 3, 4),
+                                         .k = matrix(&s, 6, 5, 4), .v = matrix(&s, 7, 5, 4),
+                                         .lse = dd_tensor_2d(s.memory[4] + 100, DD_DTYPE_F32, 2, 3), .heads = 2};
+    dd_attention_grad_args a = good;
+    DD_OK(t, dd_op_attention_grad(s.b, &a, &t->err));
+    a.heads = 3;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "attention_grad: 4 columns do not divide into 3 heads");
+    a = good, a.heads = 1;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "lse is [2, 3] F32, expected [1, 3] F32");
+    a = good, a.dv.shape[0] = 3;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "dv is [3, 4] F32, expected [5, 4] F32");
+    a = good, a.out.dtype = DD_DTYPE_BF16;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "out is [3, 4] BF16, expected [3, 4] F32");
+    a = good, a.k.shape[0] = a.v.shape[0] = a.dk.shape[0] = a.dv.shape[0] = 0;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "there are no keys");
+    a = good, a.dk = a.dv;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "dv shares memory with dk");
+    a = good, a.dq = a.dout;
+    REFUSED(dd_op_attention_grad(s.b, &a, &t->err), "dq shares memory with dout");
+
+    dd_tensor weight = vector(&s, 3, 4), rope = matrix(&s, 4, 2, 4), dweight = vector(&s, 5, 4);
+    const dd_qk_norm_rope_grad_args turn = {.dx = matrix(&s, 0, 3, 8), .dy = matrix(&s, 1, 3, 8), .x = matrix(&s, 2, 3, 8),
+                                            .heads = 2, .weight = &weight, .dweight = &dweight};
+    dd_qk_norm_rope_grad_args q = turn;
+    q.dx = q.dy;
+    DD_OK(t, dd_op_qk_norm_rope_grad(s.b, &q, &t->err)); /* in place */
+    q.dx = q.x;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "qk_norm_rope_grad: dx shares memory with x");
+    q.dx = q.dy, q.dx.data = s.memory[1] + 1;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "dx shares memory with dy without being the same view");
+    q = turn, q.rope = &rope;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "rope is [2, 4] F32, expected [3, 4] F32");
+    q = turn, q.weight = NULL;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "weight is missing");
+    q = turn, q.dweight = &weight;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "dweight shares memory with weight");
+    q = turn, q.heads = 8;
+    REFUSED(dd_op_qk_norm_rope_grad(s.b, &q, &t->err), "heads of 1 values do not divide into pairs");
+    end(&s);
+}
+
+static void pointwise_gradients(dd_test *t) {
+    set s;
+    if (!begin(&s, t)) return;
+    dd_tensor three = vector(&s, 3, 3), four = vector(&s, 4, 4), other = vector(&s, 5, 4), matrix_y = matrix(&s, 6, 3, 4);
+    const dd_norm_grad_args norm = {.dx = matrix(&s, 0, 3, 4), .dy = matrix(&s, 1, 3, 4), .x = matrix(&s, 2, 3, 4)};
+    dd_norm_grad_args n = norm;
+    DD_OK(t, dd_op_norm_grad(s.b, &n, &t->err));
+    n.scale = &three;
+    REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "norm_grad: scale is [3] F32, expected [4] F32");
+    n = norm, n.dx = n.x;
+    REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dx shares memory with x");
+    n = norm, n.dscale = n.dshift = &four;
+    REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dshift shares memory with dscale");
+    n = norm, n.dy.shape[0] = 2;
+    REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dy is [2, 4] F32, expected [3, 4] F32");
+
+    dd_activation_grad_args a = {.dx = matrix(&s, 0, 3, 4), .dy = matrix(&s, 1, 3, 4), .x = matrix(&s, 2, 3, 4)};
+    DD_OK(t, dd_op_activation_grad(s.b, &a, &t->err));
+    a.activation = (dd_activation)7;
+    REFUSED(dd_op_activation_grad(s.b, &a, &t->err), "activation_grad: activation 7 is not known");
+    a.activation = DD_ACTIVATION_SILU, a.dx = a.x;
+    REFUSED(dd_op_activation_grad(s.b, &a, &t->err), "dx shares memory with x");
+    a.dx = a.dy, a.dy.dtype = DD_DTYPE_BF16;
+    REFUSED(dd_op_activation_grad(s.b, &a, &t->err), "dy is [3, 4] BF16, expected [3, 4] F32");
+
+    const dd_gate_grad_args gate = {.dy = matrix(&s, 0, 3, 4), .dx = matrix(&s, 1, 3, 4), .gate = &four};
+    dd_gate_grad_args g = gate;
+    DD_OK(t, dd_op_gate_grad(s.b, &g, &t->err));
+    g.dgate = &other;
+    REFUSED(dd_op_gate_grad(s.b, &g, &t->err), "gate_grad: y is missing");
+    g.y = &matrix_y;
+    DD_OK(t, dd_op_gate_grad(s.b, &g, &t->err));
+    g.dgate = &four;
+    REFUSED(dd_op_gate_grad(s.b, &g, &t->err), "dgate shares memory with gate");
+    g = gate, g.gate = NULL;
+    REFUSED(dd_op_gate_grad(s.b, &g, &t->err), "gate is missing");
+
+    dd_tensor z = cube(&s, 1, 2, 4, 6), weight = matrix(&s, 2, 2, 2);
+    dd_cells_scatter_grad_args c = {.dx = matrix(&s, 0, 1, 8), .dvelocity = cube(&s, 7, 2, 4, 6), .n = 2,
+                                    .origin = dd_tensor_2d(s.ints, DD_DTYPE_I32, 1, 2), .dpixel_weight = &weight};
+    REFUSED(dd_op_cells_scatter_grad(s.b, &c, &t->err), "cells_scatter_grad: z is missing");
+    c.z = &z;
+    DD_OK(t, dd_op_cells_scatter_grad(s.b, &c, &t->err));
+    c.dpixel_bias = &three;
+    REFUSED(dd_op_cells_scatter_grad(s.b, &c, &t->err), "dpixel_bias is [3] F32, expected [2] F32");
+    c.dpixel_bias = NULL, c.n = 3;
+    REFUSED(dd_op_cells_scatter_grad(s.b, &c, &t->err), "dx is [1, 8] F32, expected [any, 18]");
+    c.n = 0;
+    REFUSED(dd_op_cells_scatter_grad(s.b, &c, &t->err), "n is 0");
     end(&s);
 }
 
@@ -212,10 +334,27 @@ static void missing_slots(dd_test *t) {
     dd_backend_ops none = {.name = "none"};
     dd_backend empty = {.ops = &none, .activation = DD_DTYPE_F32};
     dd_linear_args a = {0};
-    dd_linear_grad_args g = {0};
+    dd_grad_ops no_grads = {0};
+    dd_backend *lane = s.b;
     dd_weight *w = NULL;
     DD_FAILS(t, dd_op_linear(&empty, &a, &t->err), DDIT_ERR_UNSUPPORTED, "backend none does not have the operation linear");
-    DD_FAILS(t, dd_op_linear_grad(&empty, &g, &t->err), DDIT_ERR_UNSUPPORTED, "linear_grad");
+    for (int turn = 0; turn < 2; turn++) {
+#define MISSING(op) DD_FAILS(t, dd_op_##op##_grad(&empty, &(dd_##op##_grad_args){0}, &t->err), DDIT_ERR_UNSUPPORTED, #op "_grad")
+        MISSING(input);
+        MISSING(weight);
+        MISSING(attention);
+        MISSING(norm);
+        MISSING(qk_norm_rope);
+        MISSING(activation);
+        MISSING(gate);
+        MISSING(cells_scatter);
+#undef MISSING
+        none.grad = &no_grads; /* a table without these slots */
+    }
+    DD_FAILS(t, dd_op_weight_update(&empty, s.w, &(dd_weight_desc){0}, &t->err), DDIT_ERR_UNSUPPORTED, "weight_update");
+    DD_FAILS(t, dd_op_lane_open(&empty, 0, &lane, &t->err), DDIT_ERR_UNSUPPORTED, "lane_open");
+    DD_CHECK(t, lane == NULL);
+    dd_op_lane_close(NULL);
     DD_FAILS(t, dd_op_weight_prepare(&empty, &w, &(dd_weight_desc){0}, &t->err), DDIT_ERR_UNSUPPORTED, "weight_prepare");
     DD_FAILS(t, dd_op_sync(&empty, &t->err), DDIT_ERR_UNSUPPORTED, "sync");
     end(&s);
@@ -243,6 +382,62 @@ static void weight_refusals(dd_test *t) {
     REFUSED(dd_op_weight_prepare(s.b, &w, &d, &t->err), "does not divide into rows");
     d = good, d.kind = DD_WEIGHT_CONV2D, d.kh = 3, d.kw = 1;
     REFUSED(dd_op_weight_prepare(s.b, &w, &d, &t->err), "3 x 1 convolution");
+    end(&s);
+}
+
+static void weight_updates(dd_test *t) {
+    set s;
+    if (!begin(&s, t)) return;
+    dd_weight *w = NULL;
+    uint64_t seed = 9;
+    for (int i = 0; i < 64; i++) s.memory[0][i] = dd_test_random(&seed), s.memory[1][i] = dd_test_random(&seed);
+    uint16_t halves[16];
+    for (int i = 0; i < 16; i++) halves[i] = dd_bf16_from_f32(s.memory[1][i]);
+    dd_weight_desc d = {.name = "w", .kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_BF16, .out = 2, .in = 8, .data = halves,
+                        .bias = s.memory[1], .bias_dtype = DD_DTYPE_F32, .uses = DD_WEIGHT_FORWARD | DD_WEIGHT_UPDATES};
+    DD_OK(t, dd_op_weight_prepare(s.b, &w, &d, &t->err));
+    memset(halves, 0, sizeof halves); /* it has values of its own */
+    dd_weight_info info = dd_op_weight_info(s.b, w);
+    DD_CHECK(t, !info.is_view && info.bytes == 18 * sizeof(float));
+    dd_linear_args a = {.y = matrix(&s, 3, 3, 2), .x = matrix(&s, 0, 3, 8), .w = w};
+    DD_OK(t, dd_op_linear(s.b, &a, &t->err));
+    double expected = s.memory[1][1];
+    for (int i = 0; i < 8; i++)
+        expected += (double)s.memory[0][i] * dd_f32_from_bf16(dd_bf16_from_f32(s.memory[1][8 + i]));
+    DD_CHECK(t, fabs(s.memory[3][1] - expected) < 1e-6);
+    REFUSED(dd_op_weight_update(s.b, w, &d, &t->err), "weight w has new values of dtype BF16, expected F32");
+    d.dtype = DD_DTYPE_F32, d.data = s.memory[0];
+    DD_OK(t, dd_op_weight_update(s.b, w, &d, &t->err));
+    DD_OK(t, dd_op_linear(s.b, &a, &t->err));
+    expected = s.memory[1][0];
+    for (int i = 0; i < 8; i++) expected += (double)s.memory[0][i] * s.memory[0][i];
+    DD_CHECK(t, fabs(s.memory[3][0] - expected) < 1e-6);
+    DD_FAILS(t, dd_op_weight_update(s.b, s.w, &(dd_weight_desc){.name = "v", .kind = DD_WEIGHT_LINEAR, .out = OUT, .in = IN,
+                                                               .data = s.memory[0]}, &t->err),
+             DDIT_ERR_INTERNAL, "weight v [4, 32] was not prepared for new values");
+    dd_weight_desc wrong = d;
+    wrong.bias = NULL;
+    REFUSED(dd_op_weight_update(s.b, w, &wrong, &t->err), "weight w has a bias, its new values have none");
+    wrong = d, wrong.in = 7;
+    REFUSED(dd_op_weight_update(s.b, w, &wrong, &t->err), "weight w is [2, 8], its new values [2, 7]");
+    wrong = d, wrong.data = NULL;
+    REFUSED(dd_op_weight_update(s.b, w, &wrong, &t->err), "no new values");
+    dd_op_weight_free(s.b, w);
+    end(&s);
+}
+
+static void lanes(dd_test *t) {
+    set s;
+    if (!begin(&s, t)) return;
+    dd_backend *lane = NULL;
+    REFUSED(dd_op_lane_open(s.b, -1, &lane, &t->err), "lane -1 of 1 was asked for");
+    REFUSED(dd_op_lane_open(s.b, 1, &lane, &t->err), "lane 1 of 1 was asked for");
+    DD_CHECK(t, lane == NULL);
+    DD_NEED_OK(t, dd_op_lane_open(s.b, 0, &lane, &t->err));
+    DD_CHECK(t, lane->threads == 1 && lane->activation == s.b->activation);
+    dd_linear_args a = {.y = matrix(&s, 0, ROWS, OUT), .x = matrix(&s, 1, ROWS, IN), .w = s.w};
+    DD_OK(t, dd_op_linear(lane, &a, &t->err)); /* the weight is the main backend's */
+    dd_op_lane_close(lane);
     end(&s);
 }
 
@@ -319,6 +514,26 @@ static void tables_of_any_dtype(dd_test *t) {
     dd_backend_close(b);
 }
 
+/* Every backward pass that allocates, with a weight [8, 8]. */
+static ddit_status all_gradients(dd_backend *b, const dd_weight *w, ddit_err *err) {
+    float memory[10][64] = {{0}};
+    dd_tensor m[10], x[4];
+    for (int i = 0; i < 10; i++) m[i] = dd_tensor_2d(memory[i], DD_DTYPE_F32, 2, 8);
+    for (int i = 0; i < 4; i++) x[i] = dd_tensor_1d(memory[6 + i], DD_DTYPE_F32, 8);
+    dd_tensor square = dd_tensor_2d(memory[4], DD_DTYPE_F32, 8, 8), lse = dd_tensor_2d(memory[9], DD_DTYPE_F32, 1, 2);
+    int32_t zeros[2] = {0};
+    DD_TRY(dd_op_input_grad(b, &(dd_input_grad_args){.dx = m[0], .dy = m[1], .w = w, .scale = 1}, err));
+    DD_TRY(dd_op_weight_grad(b, &(dd_weight_grad_args){.dw = &square, .dy = m[1], .x = &m[2], .scale = 1}, err));
+    DD_TRY(dd_op_attention_grad(b, &(dd_attention_grad_args){.dq = m[0], .dk = m[1], .dv = m[2], .dout = m[3], .out = m[4],
+                                                             .q = m[5], .k = m[6], .v = m[7], .lse = lse, .heads = 1}, err));
+    DD_TRY(dd_op_norm_grad(b, &(dd_norm_grad_args){.dx = m[0], .dy = m[1], .x = m[2], .eps = 1, .dscale = &x[0]}, err));
+    DD_TRY(dd_op_qk_norm_rope_grad(b, &(dd_qk_norm_rope_grad_args){.dx = m[0], .dy = m[1], .x = m[2], .heads = 1, .eps = 1,
+                                                                   .weight = &x[0]}, err));
+    return dd_op_cells_scatter_grad(b, &(dd_cells_scatter_grad_args){
+        .dx = m[0], .dvelocity = dd_tensor_3d(memory[1], DD_DTYPE_F32, 2, 2, 2), .n = 2,
+        .origin = dd_tensor_2d(zeros, DD_DTYPE_I32, 2, 2)}, err);
+}
+
 /* Allocation 1, 2, 3 ... of these ops fails: a sentence, no leak, and at last success. */
 static void failing_allocations(dd_test *t) {
     dd_test_allocator counting;
@@ -329,7 +544,8 @@ static void failing_allocations(dd_test *t) {
         dd_backend *b = NULL;
         dd_weight *w = NULL, *down = NULL, *up = NULL;
         ddit_status status = dd_ref_open(&b, &counting.allocator, &t->err);
-        dd_weight_desc desc = {.kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = 8, .in = 8, .data = data, .bias = data};
+        dd_weight_desc desc = {.kind = DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32, .out = 8, .in = 8, .data = data, .bias = data,
+                               .uses = DD_WEIGHT_FORWARD | DD_WEIGHT_INPUT_GRADIENT | DD_WEIGHT_UPDATES};
         if (!status) status = dd_op_weight_prepare(b, &w, &desc, &t->err);
         desc.bias = NULL;
         if (!status) status = dd_op_weight_prepare(b, &down, &desc, &t->err);
@@ -339,11 +555,15 @@ static void failing_allocations(dd_test *t) {
         if (!status) status = dd_op_linear(b, &(dd_linear_args){.y = y, .x = x, .w = w, .lora = &lora, .lora_count = 1},
                                            &t->err);
         if (!status) status = dd_op_attention(b, &(dd_attention_args){.out = y, .q = x, .k = x, .v = x, .heads = 2}, &t->err);
+        if (!status) status = all_gradients(b, w, &t->err);
+        dd_backend *lane = NULL;
+        if (!status) status = dd_op_lane_open(b, 0, &lane, &t->err);
+        dd_op_lane_close(lane);
         if (b) dd_op_weight_free(b, w), dd_op_weight_free(b, down), dd_op_weight_free(b, up);
         dd_backend_close(b);
         DD_CHECK(t, counting.live == 0);
         if (status == DDIT_OK) {
-            DD_CHECK(t, n > 12);
+            DD_CHECK(t, n > 23);
             return;
         }
         DD_CHECK(t, status == DDIT_ERR_NO_MEMORY);
@@ -380,8 +600,10 @@ static void registry(dd_test *t) {
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"linear refuses", linear}, {"views that share memory", sharing_memory}, {"ops on rows refuse", rows_ops},
-        {"ops on latents refuse", latent_ops}, {"backward passes refuse", gradients}, {"missing slots", missing_slots},
-        {"weights refuse", weight_refusals}, {"weights of any dtype", weights_of_any_dtype},
+        {"ops on latents refuse", latent_ops}, {"backward passes of linear refuse", linear_gradients},
+        {"backward passes of attention refuse", attention_gradients}, {"other backward passes refuse", pointwise_gradients},
+        {"missing slots", missing_slots},
+        {"weights refuse", weight_refusals}, {"new values of weights", weight_updates}, {"lanes", lanes}, {"weights of any dtype", weights_of_any_dtype},
         {"tables of any dtype", tables_of_any_dtype}, {"failing allocations", failing_allocations}, {"registry", registry},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);

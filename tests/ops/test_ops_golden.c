@@ -1,81 +1,14 @@
-/* ref against torch in float64 (tools/make_op_goldens.py), so that the truth of the other tests has a witness of its own. */
-#include "ops/op_suite.h"
+/* ref against torch in float64 (ops.safetensors of tools/make_op_goldens.py), so that the truth of the other tests has a witness of its own. */
+#include "ops/op_golden.h"
 
-#include "format/safetensors.h"
-
-typedef struct golden {
-    dd_test *t;
-    dd_backend *b;
-    dd_safetensors *file;
-    const char *family;
-    float *copies[32]; /* aligned copies of the file's tensors, which ops may read and write */
-    int count;
-    dd_tensor views[32];
-} golden;
-
-static bool begin(golden *g, dd_test *t, const char *family) {
-    *g = (golden){.t = t, .family = family};
-    ddit_status status = dd_safetensors_open(&g->file, &dd_allocator_libc, "tests/golden/ops/ops.safetensors", &t->err);
-    if (status == DDIT_OK) status = dd_ref_open(&g->b, &dd_allocator_libc, &t->err);
-    if (status != DDIT_OK) dd_test_fail(t, __FILE__, __LINE__, "%s", t->err.text);
-    return status == DDIT_OK;
-}
-
-static void end(golden *g) {
-    for (int i = 0; i < g->count; i++) free(g->copies[i]);
-    dd_backend_close(g->b);
-    dd_safetensors_close(g->file);
-}
-
-/* A copy of FAMILY.name with its own shape; a conv weight [o, i, h, w] keeps rank 4. A missing tensor ends the program. */
-static dd_tensor *get(golden *g, const char *name) {
-    char full[64];
-    snprintf(full, sizeof full, "%s.%s", g->family, name);
-    const dd_tensor_entry *entry = dd_safetensors_find(g->file, full);
-    if (!entry || g->count == 32) {
-        fprintf(stderr, "golden tensor %s is missing\n", full);
-        exit(1);
-    }
-    float *copy = aligned_alloc(64, ((size_t)entry->bytes + 63) / 64 * 64);
-    if (!copy) exit(1);
-    memcpy(copy, entry->data, (size_t)entry->bytes);
-    dd_tensor *v = &g->views[g->count];
-    *v = (dd_tensor){.data = copy, .dtype = entry->dtype, .rank = entry->rank, .ld = entry->shape[entry->rank - 1]};
-    for (int i = 0; i < entry->rank; i++) v->shape[i] = entry->shape[i];
-    g->copies[g->count++] = copy;
-    return v;
-}
-
-/* An output of the shape of `like`, filled with NaN. */
-static dd_tensor *blank(golden *g, const dd_tensor *like) {
-    size_t bytes = (size_t)(dd_tensor_row_count(like) * like->ld) * 4;
-    float *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!memory || g->count == 32) exit(1);
-    memset(memory, 0xff, bytes);
-    dd_tensor *v = &g->views[g->count];
-    *v = *like;
-    v->data = g->copies[g->count++] = memory;
-    return v;
-}
+static bool begin(golden *g, dd_test *t, const char *family) { return golden_begin(g, t, "ops.safetensors", family); }
+static void end(golden *g) { golden_end(g); }
+static dd_tensor *get(golden *g, const char *name) { return golden_get(g, name); }
+static dd_tensor *blank(golden *g, const dd_tensor *like) { return golden_blank(g, like); }
+static dd_weight *weight(golden *g, const char *name, const dd_tensor *bias) { return golden_weight(g, name, bias); }
 
 /* ref rounds a float64 result once, as the file does: a part in 2^24, and as much for cancellation. */
-static void same(golden *g, const dd_tensor *y, const char *name) {
-    const dd_tensor *expected = get(g, name);
-    size_t count = (size_t)(dd_tensor_row_count(expected) * expected->ld);
-    double error = dd_test_rel_l2(y->data, expected->data, count);
-    if (!(error <= 1.5e-7)) dd_test_fail(g->t, __FILE__, __LINE__, "%s.%s: relative error %.3g", g->family, name, error);
-}
-
-static dd_weight *weight(golden *g, const char *name, const dd_tensor *bias) {
-    const dd_tensor *v = get(g, name);
-    dd_weight_desc desc = {.name = name, .kind = v->rank == 4 ? DD_WEIGHT_CONV2D : DD_WEIGHT_LINEAR, .dtype = DD_DTYPE_F32,
-                           .out = v->shape[0], .in = v->shape[1], .kh = (int)v->shape[2], .kw = (int)v->shape[3],
-                           .data = v->data, .bias = bias ? bias->data : NULL, .bias_dtype = DD_DTYPE_F32,
-                           .uses = DD_WEIGHT_FORWARD | DD_WEIGHT_INPUT_GRADIENT};
-    dd_weight *w = NULL;
-    DD_OK(g->t, dd_op_weight_prepare(g->b, &w, &desc, &g->t->err));
-    return w;
-}
+static void same(golden *g, const dd_tensor *y, const char *name) { golden_same(g, y, name, 1.5e-7); }
 
 static dd_tensor as_row(const dd_tensor *v) { return dd_tensor_2d(v->data, v->dtype, 1, v->shape[0]); }
 
@@ -176,26 +109,6 @@ static void attention(dd_test *t) {
     end(&g);
 }
 
-/* The inputs out and lse are float32, so the gradients carry their rounding: 1e-6. */
-static void attention_grad(dd_test *t) {
-    golden g;
-    for (int causal = 0; causal < 2; causal++) {
-        if (!begin(&g, t, "attention")) return;
-        dd_tensor *q = get(&g, "q"), *k = get(&g, "k"), *v = get(&g, "v");
-        dd_attention_grad_args a = {.dq = *blank(&g, q), .dk = *blank(&g, k), .dv = *blank(&g, v), .dout = *get(&g, "dout"),
-                                    .out = *get(&g, causal ? "causal" : "y"), .q = *q, .k = *k, .v = *v,
-                                    .lse = *get(&g, causal ? "causal_lse" : "lse"), .heads = 2, .scale = 0.4f,
-                                    .causal = causal};
-        DD_OK(t, dd_op_attention_grad(g.b, &a, &t->err));
-        const dd_tensor *dq = get(&g, causal ? "causal_dq" : "dq"), *dk = get(&g, causal ? "causal_dk" : "dk");
-        const dd_tensor *dv = get(&g, causal ? "causal_dv" : "dv");
-        DD_CHECK(t, dd_test_rel_l2(a.dq.data, dq->data, 5 * 8) < 1e-6);
-        DD_CHECK(t, dd_test_rel_l2(a.dk.data, dk->data, 7 * 8) < 1e-6);
-        DD_CHECK(t, dd_test_rel_l2(a.dv.data, dv->data, 7 * 8) < 1e-6);
-        end(&g);
-    }
-}
-
 static void convolution(dd_test *t) {
     golden g;
     if (!begin(&g, t, "conv")) return;
@@ -266,7 +179,7 @@ int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"activations", activations}, {"linear with everything", linear}, {"layer and RMS norm", norms},
         {"group norm", group_norm},
-        {"norm and rotation of q and k", qk_norm_rope}, {"attention", attention}, {"backward of attention", attention_grad},
+        {"norm and rotation of q and k", qk_norm_rope}, {"attention", attention},
         {"convolution and pictures", convolution}, {"cells", cells}, {"statistics", statistics},
         {"free coarse step", coarse_step},
     };
