@@ -41,20 +41,25 @@ static const dd_weight_field decoder_fields[] = {
 
 #define COUNT(table) (sizeof table / sizeof *table)
 
-static ddit_status walk_resnet(dd_weight_loader *l, vae_resnet *r, int64_t in, int64_t out, const char *prefix, ddit_err *err) {
+ddit_status dd_vae_walk_resnet(dd_weight_loader *l, vae_resnet *r, int64_t in, int64_t out, const char *prefix, ddit_err *err) {
     const int64_t dims[] = {in, out};
     DD_TRY(dd_weight_table_walk(l, resnet_fields, COUNT(resnet_fields), r, dims, prefix, err));
     if (in == out) return DDIT_OK;
     return dd_weight_table_walk(l, shortcut_fields, COUNT(shortcut_fields), r, dims, prefix, err);
 }
 
-static ddit_status walk_mid(dd_flux_vae *vae, const dd_vae_config *c, dd_weight_loader *l, ddit_err *err) {
+ddit_status dd_vae_walk_mid(dd_weight_loader *l, vae_mid *mid, const dd_vae_config *c, const char *network, ddit_err *err) {
     int64_t channels = vae_level_channels(c, 0);
-    DD_TRY(walk_resnet(l, vae ? &vae->mid[0] : NULL, channels, channels, "decoder.mid_block.resnets.0.", err));
-    if (c->mid_block_add_attention)
-        DD_TRY(dd_weight_table_walk(l, attention_fields, COUNT(attention_fields), vae ? &vae->attention : NULL, &channels,
-                                    "decoder.mid_block.attentions.0.", err));
-    return walk_resnet(l, vae ? &vae->mid[1] : NULL, channels, channels, "decoder.mid_block.resnets.1.", err);
+    for (int i = 0; i < 2; i++) {
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "%s.mid_block.resnets.%d.", network, i);
+        DD_TRY(dd_vae_walk_resnet(l, mid ? &mid->resnet[i] : NULL, channels, channels, prefix, err));
+        if (i == 1 || !c->mid_block_add_attention) continue;
+        snprintf(prefix, sizeof prefix, "%s.mid_block.attentions.0.", network);
+        DD_TRY(dd_weight_table_walk(l, attention_fields, COUNT(attention_fields), mid ? &mid->attention : NULL, &channels, prefix,
+                                    err));
+    }
+    return DDIT_OK;
 }
 
 static ddit_status walk_level(dd_flux_vae *vae, const dd_vae_config *c, int level, dd_weight_loader *l, ddit_err *err) {
@@ -63,7 +68,7 @@ static ddit_status walk_level(dd_flux_vae *vae, const dd_vae_config *c, int leve
     for (int i = 0; i < vae_resnets_per_level(c); i++) {
         snprintf(prefix, sizeof prefix, "decoder.up_blocks.%d.resnets.%d.", level, i);
         vae_resnet *resnet = vae ? &vae->up[level * vae_resnets_per_level(c) + i] : NULL;
-        DD_TRY(walk_resnet(l, resnet, vae_resnet_in(c, level, i), channels, prefix, err));
+        DD_TRY(dd_vae_walk_resnet(l, resnet, vae_resnet_in(c, level, i), channels, prefix, err));
     }
     if (level == c->level_count - 1) return DDIT_OK;
     snprintf(prefix, sizeof prefix, "decoder.up_blocks.%d.", level);
@@ -76,7 +81,7 @@ static ddit_status walk_weights(dd_flux_vae *vae, const dd_vae_config *c, dd_wei
     const int64_t dims[] = {[DIM_LATENT] = c->latent_channels, [DIM_DEEPEST] = vae_level_channels(c, 0),
                             [DIM_FINEST] = vae_level_channels(c, c->level_count - 1), [DIM_PICTURE] = c->out_channels};
     DD_TRY(dd_weight_table_walk(l, decoder_fields, COUNT(decoder_fields), vae, dims, "decoder.", err));
-    DD_TRY(walk_mid(vae, c, l, err));
+    DD_TRY(dd_vae_walk_mid(l, vae ? &vae->mid : NULL, c, "decoder", err));
     for (int level = 0; level < c->level_count; level++) DD_TRY(walk_level(vae, c, level, l, err));
     return DDIT_OK;
 }
