@@ -218,11 +218,11 @@ typedef struct ddit_train_progress {
     const char *text;        /* plan: that memory item by item, lines "what: bytes"; save, sample: the file's path; else NULL */
 } ddit_train_progress;
 
-/* Everything about one training. Unset values (0, NaN, NULL) take what is named first; preset "paper" changes those it names. */
+/* Everything about one training. Unset values (0, NaN, NULL) take what is named; preset "paper" changes those it names. */
 typedef struct ddit_train_params {
     size_t struct_size;     /* set by ddit_train_params_init */
-    const char *output;     /* required: ADAPTER.safetensors; with scope "all" the folder of the new model. The run's folder lies beside
-                             * it: ADAPTER.run (loss.csv, loss.png, samples, checkpoints) */
+    const char *output;     /* required: ADAPTER.safetensors; with scope "all" the folder of the new model. The run's folder
+                             * lies beside it: ADAPTER.run (loss.csv, loss.png, eval.csv, samples, checkpoints) */
     const char *scope;      /* "adapter": distil a patch-size adapter from the frozen model; "all": train every weight of the
                              * transformer at factor 1 (flow matching; with guidance LO,HI: guidance distillation) */
     /* data: prompts or folder. Without both the model's own trajectories are drawn with the prompts of ddit.json, or refused */
@@ -241,7 +241,8 @@ typedef struct ddit_train_params {
     const char *init;       /* an adapter to start from instead of the untrained start; shapes must agree */
     /* optimisation */
     int64_t steps;          /* 0: 1625 (26,000 samples), or as many as `minutes` allow */
-    double minutes;         /* stop after so many minutes of training, with the decay fitted to that; NaN: no limit */
+    double minutes;         /* instead of steps: as many as fit into so many minutes; a few steps are tried to measure that,
+                             * then the number is fixed and kept in the run's folder; NaN: no limit */
     int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 16 and 1 */
     const char *optimizer;  /* "adamw" (NULL) or "prodigy" */
     double lr;              /* NaN: adamw 1e-3 (all: 3e-4), prodigy 1 */
@@ -256,11 +257,12 @@ typedef struct ddit_train_params {
     uint64_t seed;
     /* living with it */
     int resume;             /* go on from the newest checkpoint of the run's folder */
-    const char *eval;       /* prompts file or held-out set (.safetensors): losses at every save, prompts for samples; NULL: the
-                             * first training prompts for samples, no losses */
+    const char *eval;       /* prompts file or held-out set (.safetensors): losses at every save (eval.csv), prompts for
+                             * samples; NULL: the first training prompts for samples, no losses */
     int64_t sample_every;   /* steps; 0: only at the end; -1: never */
     int64_t save_every;     /* steps between checkpoints; 0: every 200 */
-    const char *preset;     /* "paper": rank 32, residual linear, prodigy with lr 1, batch 32, no decay, no mixed layouts; NULL */
+    const char *preset;     /* "paper": rank 32, residual linear, prodigy with lr 1, batch 32, no decay, no mixed layouts;
+                             * NULL */
     /* A non-zero result stops: everything is saved, DDIT_ERR_CANCELLED. NULL: none. */
     int (*progress)(void *user, const ddit_train_progress *progress);
     void *user;
@@ -268,14 +270,15 @@ typedef struct ddit_train_params {
 
 DDIT_API ddit_train_params ddit_train_params_init(void);
 
-/* Trains and writes params->output (whole or not at all). model: a diffusers folder; the adapter that may lie in it is not used.
- * *json (freed with ddit_text_free; may be NULL): files written, settings, losses, seconds, samples, memory.
+/* Trains and writes params->output (whole or not at all). model: a diffusers folder; the adapter that may lie in it is not
+ * used. *json (freed with ddit_text_free; may be NULL): files written, settings, losses, seconds, samples, memory; on ranks
+ * above 0 an empty text.
  * steps = -1 trains nothing: `init` (or the untrained start) is evaluated, and nothing is written.
  * Started by mpirun (and built with MPI), the ranks share the samples of every step; rank 0 writes.
- * Errors: those of ddit_model_open; DDIT_ERR_ARGUMENT (a sentence naming the parameter); DDIT_ERR_NOT_FOUND, DDIT_ERR_FORMAT (data without
- * pictures, captions missing, a prompts file with a NUL); DDIT_ERR_MISMATCH (init of another shape, a checkpoint of other
- * settings); DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (checkpoints so far stay); DDIT_ERR_DIVERGED (names step and last good checkpoint);
- * DDIT_ERR_CANCELLED (saved; resume goes on). */
+ * Errors: those of ddit_model_open; DDIT_ERR_ARGUMENT (a sentence naming the parameter); DDIT_ERR_NOT_FOUND, DDIT_ERR_FORMAT
+ * (data without pictures, captions missing, a prompts file with a NUL); DDIT_ERR_MISMATCH (init of another shape, a checkpoint
+ * of other settings); DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (checkpoints so far stay); DDIT_ERR_DIVERGED (names step and last
+ * good checkpoint); DDIT_ERR_CANCELLED (saved; resume goes on). */
 DDIT_API ddit_status ddit_train(char **json, ddit_context *context, const char *model, const ddit_train_params *params,
                                 ddit_err *err);
 

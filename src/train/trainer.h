@@ -1,8 +1,9 @@
 /* One training step: samples -> lanes -> loss -> gradients -> sum over lanes and ranks -> optimizer.
  *
- * Loss of a sample: weight(sigma) * mean over all latent values of (velocity - target)^2, then the mean over the step's samples.
- * Which layout a sample gets is drawn from `shares`. The step's samples are divided over `accumulators` gradient vectors by their number,
- * each vector is filled by one lane at a time in order, and the vectors are summed in order: the same bytes for any number of
+ * Loss of a sample: weight(sigma) * mean over all latent values of (velocity - target)^2, then the mean over the step's
+ * samples. Which layout a sample gets is drawn from `share`. Everything about sample i of a step follows from its number step * batch *
+ * accumulate + i. The samples of a batch are divided over `accumulators` gradient vectors by what they cost, each vector is
+ * filled by one lane at a time in the samples' order, and the vectors are summed in order: the same bytes for any number of
  * lanes.
  */
 #ifndef DD_TRAIN_TRAINER_H
@@ -16,29 +17,31 @@ typedef enum dd_layout_kind { DD_LAYOUT_X1, DD_LAYOUT_X2, DD_LAYOUT_X4, DD_LAYOU
 
 typedef struct dd_trainer_params {
     uint64_t seed;
-    int batch;        /* samples whose conditions are held at once, over all ranks; divided evenly */
+    int batch;        /* samples whose conditions are held at once, over all ranks; a multiple of their number */
     int accumulate;   /* batches of a step */
-    int accumulators; /* gradient vectors */
+    int accumulators; /* gradient vectors of this rank */
+    bool factor[DD_FACTOR_COUNT];  /* [1], [2]: the trainee has factor 2, 4. None: DD_TRAIN_ALL */
     double share[DD_LAYOUT_KINDS]; /* how often a layout is drawn; sum 1. DD_TRAIN_ALL: X1 alone */
-    double weight_floor; /* weight(sigma) = (sigma^2 / (sigma^2 + w)), scaled to mean 1 over uniform sigma; 0: all 1 */
-    float guidance;      /* DD_TRAIN_ALL, guidance distillation: see teacher */
+    double weight_floor;     /* weight(sigma) = (sigma^2 / (sigma^2 + w)), scaled to mean 1 over uniform sigma; 0: all 1 */
+    float teacher_guidance;  /* DD_TRAIN_ALL, guidance distillation: the guidance input that the teacher is given */
     dd_latent_shape shape;
     dd_grid grid;
 } dd_trainer_params;
 
 typedef struct dd_trainer dd_trainer;
 
-/* Everything is borrowed: the trainee and its lanes (lanes[i] is used on thread i of the pool), batch (params.batch / ranks
- * conditions), source, optimizer, comm. teacher: with guidance distillation lanes of a frozen copy of the model (NULL elsewhere):
- * the target is v0 + g (v1 - v0) of the frozen model without and with prompt. */
+/* Everything is borrowed. lanes[i] is used on thread i of the pool. teacher: with guidance distillation lanes of a frozen copy
+ * of the model on the same backends (NULL elsewhere): the target is v0 + g (v1 - v0) of the frozen model without and with prompt,
+ * g the sample's guidance; source->empty_text is then needed. */
 typedef struct dd_trainer_parts {
     dd_flux_trainee *trainee;
+    dd_backend *backend;      /* the trainee's */
     dd_flux_lane *const *lanes;
     int lane_count;
     dd_pool *pool;            /* lane_count threads */
-    dd_flux_batch *batch;
+    dd_flux_batch *batch;     /* params.batch / ranks conditions */
     dd_flux_lane *const *teacher;
-    dd_flux_batch *teacher_batch;
+    dd_flux_batch *teacher_batch; /* twice as many: with prompt, then without */
     const dd_train_source *source;
     dd_optimizer *optimizer;
     dd_comm *comm;
@@ -48,12 +51,13 @@ ddit_status dd_trainer_create(dd_trainer **out, const dd_allocator *a, const dd_
                               const dd_trainer_parts *parts, ddit_err *err);
 void dd_trainer_free(dd_trainer *trainer);
 
-/* Bytes a trainer owns: accumulators, latents, layouts. */
+/* Bytes a trainer owns, backend and host: accumulators, latents, layouts. */
 uint64_t dd_trainer_bytes(const dd_trainer_params *params, int lane_count, int64_t param_total);
 
 /* What a step did; losses are unweighted means over the samples of the kind (over all ranks), NaN if there was none. */
 typedef struct dd_trainer_report {
     double loss[DD_LAYOUT_KINDS];
+    int samples[DD_LAYOUT_KINDS];
     dd_optimizer_report optimizer;
 } dd_trainer_report;
 
@@ -61,9 +65,10 @@ typedef struct dd_trainer_report {
  * source and model. */
 ddit_status dd_trainer_step(dd_trainer *trainer, dd_trainer_report *report, ddit_err *err);
 
-/* Unweighted mean losses over samples 0..count-1 of step 0 of another source, every sample at uniform 2 and uniform 4 (those the
- * trainee has) and one fixed mixed layout; with the weights as they are. */
-ddit_status dd_trainer_evaluate(dd_trainer *trainer, const dd_train_source *source, int count, double loss[DD_LAYOUT_KINDS],
-                                ddit_err *err);
+/* Unweighted mean losses over samples 0..count-1 of step 0 of another source, every sample at uniform 2 and uniform 4 (those
+ * the trainee has) and one fixed mixed layout, with DD_TRAIN_ALL at uniform 1; NaN for the others. values: the parameters to be
+ * measured; the next step puts its own back. The ranks share the work. */
+ddit_status dd_trainer_evaluate(dd_trainer *trainer, const float *values, const dd_train_source *source, int count,
+                                double loss[DD_LAYOUT_KINDS], ddit_err *err);
 
 #endif
