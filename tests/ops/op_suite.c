@@ -218,21 +218,22 @@ static void run_on(op_run *r, op_case run, const void *param) {
     dd_backend_close(r->b);
 }
 
-static double nmse(const float *y, const float *ref, size_t count) {
+static double nmse(const float *y, const float *ref, size_t count, double noise) {
     double difference = 0, size = 0;
     for (size_t i = 0; i < count; i++) {
         double d = (double)y[i] - ref[i];
         difference += d * d;
         size += (double)ref[i] * ref[i];
     }
-    return difference == 0 ? 0 : difference / size; /* NaN stays NaN */
+    return difference <= noise * noise * (double)count ? 0 : difference / size; /* NaN stays NaN */
 }
 
 /* Every output for itself, so that a small one cannot hide behind a large one. */
 static void compare(const op_run *run, const op_run *ref, dd_dtype activation, op_bounds bounds) {
     for (int i = 0; i < run->part_count; i++) {
         const op_part *part = &run->parts[i];
-        double error = nmse(run->result + part->begin, ref->result + part->begin, part->count), bound = bounds.f32;
+        double error = nmse(run->result + part->begin, ref->result + part->begin, part->count, bounds.noise);
+        double bound = bounds.f32;
         if (activation == DD_DTYPE_BF16) bound = part->wide && bounds.wide > 0 ? bounds.wide : bounds.bf16;
         if (part->count < 1000) bound *= 3;
         if (!(error <= bound))

@@ -70,9 +70,9 @@ typedef struct op_run {
 typedef void (*op_case)(op_run *r, const void *param);
 
 /* Largest normalised mean squared error, sum (y - ref)^2 / sum ref^2, of each output by activation dtype. wide: of F32 outputs
- * of a bf16 backend; 0 = bf16. */
+ * of a bf16 backend; 0 = bf16. noise: a root mean square error that is nothing, for outputs that are 0 but for rounding. */
 typedef struct op_bounds {
-    double f32, bf16, wide;
+    double f32, bf16, wide, noise;
 } op_bounds;
 
 void op_compare(dd_test *t, const op_choice *choice, const char *label, op_case run, const void *param, op_bounds bounds);
