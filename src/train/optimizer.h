@@ -1,7 +1,9 @@
-/* Optimizers on one flat float32 vector, with warm-up, decay, clipping of the gradient's norm, and a moving average of the values.
+/* Optimizers on one flat float32 vector, with warm-up, decay, clipping of the gradient's norm, and a moving average of the
+ * values.
  *
- * AdamW: Loshchilov & Hutter 2019 (as torch.optim.AdamW). Prodigy: Mishchenko & Defazio 2023 (as the package prodigyopt 1.1, with
- * safeguard_warmup, bias correction and decoupled weight decay), whose lr is a factor, normally 1.
+ * AdamW: Loshchilov & Hutter 2019 (as torch.optim.AdamW). Prodigy: Mishchenko & Defazio 2023 (as the package prodigyopt 1.1,
+ * with safeguard_warmup, bias correction and decoupled weight decay), whose lr is a factor, normally 1. Clipping: as
+ * torch.nn.utils.clip_grad_norm_.
  */
 #ifndef DD_TRAIN_OPTIMIZER_H
 #define DD_TRAIN_OPTIMIZER_H
@@ -20,9 +22,12 @@ typedef struct dd_optimizer_params {
     int64_t total_steps;
     double lr_floor;
     double clip_norm;     /* 0: no clipping */
-    double ema_decay;     /* d of ema = d ema + (1 - d) values, after min(d, (1 + t) / (10 + t)); 0: the average is the values */
+    double ema_decay;     /* d of ema = d ema + (1 - d) values, where d is at most (1 + t) / (10 + t) in step t = 0, 1, …;
+                           * 0: the average is the values */
 } dd_optimizer_params;
 
+/* AdamW: lr 1e-4, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01; Prodigy: the same with lr 1. Both: clipping at norm 1, no
+ * warm-up, no decay, no average. */
 dd_optimizer_params dd_optimizer_defaults(dd_optimizer_kind kind);
 
 typedef struct dd_optimizer {
@@ -34,10 +39,12 @@ typedef struct dd_optimizer {
     float *ema;        /* owned [count]; NULL if ema_decay is 0 */
     float *s, *start;  /* owned [count]; Prodigy only */
     double d, d_max, d_numerator; /* Prodigy */
+    double *sums;      /* owned: sums over the blocks */
     const dd_allocator *allocator;
 } dd_optimizer;
 
-/* Copies values[count]. *o is zeroed on failure. */
+/* Copies values[count]. *o is zeroed on failure. Errors: DDIT_ERR_ARGUMENT, naming the parameter that is out of its range;
+ * memory. */
 ddit_status dd_optimizer_init(dd_optimizer *o, const dd_allocator *a, const dd_optimizer_params *params, const float *values,
                               int64_t count, ddit_err *err);
 void dd_optimizer_deinit(dd_optimizer *o);
@@ -48,9 +55,10 @@ typedef struct dd_optimizer_report {
     double gradient_norm; /* before clipping */
 } dd_optimizer_report;
 
-/* One step with gradient[count] (host). A gradient whose norm is not finite changes nothing and returns
- * DDIT_ERR_DIVERGED. The work is divided over the pool in blocks of fixed size: the same bytes for any threads. */
-ddit_status dd_optimizer_step(dd_optimizer *o, dd_pool *pool, const float *gradient, dd_optimizer_report *report, ddit_err *err);
+/* One step with gradient[count] (host). A gradient whose norm is not finite changes nothing and returns DDIT_ERR_DIVERGED.
+ * The work is divided over the pool (NULL: this thread alone) in blocks of fixed size: the same bytes for any threads. */
+ddit_status dd_optimizer_step(dd_optimizer *o, dd_pool *pool, const float *gradient, dd_optimizer_report *report,
+                              ddit_err *err);
 
 /* What goes into files: the average if there is one. */
 const float *dd_optimizer_average(const dd_optimizer *o);
