@@ -33,6 +33,10 @@ static float shifted(const dd_noise_schedule_params *p, double mu, float g) {
     return e / (e + (1.0f / g - 1.0f));
 }
 
+float dd_noise_level(const dd_noise_schedule_params *params, int image_tokens, double u) {
+    return shifted(params, params->use_dynamic_shifting ? shift_exponent(params, image_tokens) : 0, (float)u);
+}
+
 ddit_status dd_noise_schedule_init(dd_noise_schedule *schedule, const dd_allocator *a, const dd_noise_schedule_params *params,
                                    int steps, int image_tokens, ddit_err *err) {
     *schedule = (dd_noise_schedule){.allocator = a};

@@ -38,4 +38,8 @@ ddit_status dd_noise_schedule_init(dd_noise_schedule *schedule, const dd_allocat
                                    int steps, int image_tokens, ddit_err *err);
 void dd_noise_schedule_deinit(dd_noise_schedule *schedule);
 
+/* The noise level at u in (0, 1], shift included: what the even grid's point u becomes in a run. For training, which meets
+ * levels between those of a run. */
+float dd_noise_level(const dd_noise_schedule_params *params, int image_tokens, double u);
+
 #endif
