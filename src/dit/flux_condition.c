@@ -107,11 +107,20 @@ void dd_flux_vectors_free(dd_flux_vectors *w, dd_backend *b) {
     *w = (dd_flux_vectors){0};
 }
 
+/* Values of w->in. */
+static size_t input_size(const dd_flux_config *c, int rows, int pooled_rows) {
+    size_t times = (size_t)rows * DD_FLUX_TIME_WIDTH, pooled = (size_t)pooled_rows * (size_t)c->pooled_projection_dim;
+    return times > pooled ? times : pooled;
+}
+
+uint64_t dd_flux_vectors_bytes(const dd_flux_config *config, int rows, int pooled_rows) {
+    return (input_size(config, rows, pooled_rows) + 3 * (uint64_t)rows * (uint64_t)config->hidden) * sizeof(float);
+}
+
 ddit_status dd_flux_vectors_init(dd_flux_vectors *w, const dd_flux_dit *dit, int rows, int pooled_rows, ddit_err *err) {
     dd_backend *b = dit->backend;
     const dd_flux_config *c = &dit->config;
-    size_t times = (size_t)rows, d = (size_t)c->hidden, pooled = (size_t)pooled_rows * (size_t)c->pooled_projection_dim;
-    size_t in = times * DD_FLUX_TIME_WIDTH > pooled ? times * DD_FLUX_TIME_WIDTH : pooled;
+    size_t times = (size_t)rows, d = (size_t)c->hidden, in = input_size(c, rows, pooled_rows);
     size_t host = times * (DD_FLUX_TIME_WIDTH > d ? DD_FLUX_TIME_WIDTH : d);
     *w = (dd_flux_vectors){.rows = rows};
     DD_TRY(dd_alloc_raw(b->allocator, &w->host, host, sizeof(float), "the time embeddings", err));

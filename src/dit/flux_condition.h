@@ -19,6 +19,7 @@ typedef struct dd_flux_vectors {
 
 /* pooled_rows: most pooled vectors of one call. Free in any case. */
 ddit_status dd_flux_vectors_init(dd_flux_vectors *w, const dd_flux_dit *dit, int rows, int pooled_rows, ddit_err *err);
+uint64_t dd_flux_vectors_bytes(const dd_flux_config *config, int rows, int pooled_rows); /* backend memory that init takes */
 void dd_flux_vectors_free(dd_flux_vectors *w, dd_backend *b);
 
 /* What the vectors are made of: host memory. Row r has guidance[r % guidance_rows] and pooled[r % pooled_rows]. */
