@@ -158,7 +158,7 @@ static ddit_status run_forward(dd_flux_lane *lane, const dd_flux_batch *batch, i
                                const float *latent, float *z, float *checkpoints, float *velocity, ddit_err *err) {
     int64_t h = layout->grid.rows * layout->grid.patch, w = layout->grid.cols * layout->grid.patch;
     int64_t channels = lane->trainee->dit->config.latent_channels;
-    size_t bytes;
+    size_t bytes = 0;
     dd_flux_call c;
     dd_flux_tables tables = dd_flux_batch_tables(batch, &batch->tables, index);
     if (index < 0 || index >= batch->count || batch->text_tokens != lane->params.text_tokens)

@@ -38,7 +38,7 @@ static ddit_status bind_vector(dd_flux_trainee *t, void *data, int64_t count, in
 /* Appends "ddit.xF.REST". */
 static ddit_status add_named(dd_flux_trainee *t, int f, const char *rest, int rank, const int64_t *shape, int64_t *at,
                              ddit_err *err) {
-    char name[NAME_SIZE];
+    char name[NAME_SIZE + 24];
     snprintf(name, sizeof name, "ddit.x%d.%s", dd_factor_at(f), rest);
     return dd_param_list_add(&t->params, name, rank, shape, at, err);
 }
