@@ -521,7 +521,7 @@ static ddit_status all_gradients(dd_backend *b, const dd_weight *w, ddit_err *er
     for (int i = 0; i < 10; i++) m[i] = dd_tensor_2d(memory[i], DD_DTYPE_F32, 2, 8);
     for (int i = 0; i < 4; i++) x[i] = dd_tensor_1d(memory[6 + i], DD_DTYPE_F32, 8);
     dd_tensor square = dd_tensor_2d(memory[4], DD_DTYPE_F32, 8, 8), lse = dd_tensor_2d(memory[9], DD_DTYPE_F32, 1, 2);
-    int32_t zeros[2] = {0};
+    int32_t zeros[4] = {0};
     DD_TRY(dd_op_input_grad(b, &(dd_input_grad_args){.dx = m[0], .dy = m[1], .w = w, .scale = 1}, err));
     DD_TRY(dd_op_weight_grad(b, &(dd_weight_grad_args){.dw = &square, .dy = m[1], .x = &m[2], .scale = 1}, err));
     DD_TRY(dd_op_attention_grad(b, &(dd_attention_grad_args){.dq = m[0], .dk = m[1], .dv = m[2], .dout = m[3], .out = m[4],
