@@ -59,6 +59,10 @@ ddit_status dd_flux_batch_create(dd_flux_batch **out, dd_flux_trainee *trainee, 
     DD_GO(dd_op_alloc(b, &batch->memory, plan.used, "the conditions of a batch", err));
     plan = (dd_memory_plan){.base = batch->memory};
     plan_batch(batch, &plan, &dit->config, b->activation, all, count, text_tokens);
+    DD_GO(dd_op_reserve(b,
+                        &(dd_reserve){.weights = (const dd_weight *const *)dit->prepared, .weight_count = dit->prepared_count,
+                                      .gradient_rows = all ? (int64_t)count * (text_tokens > 0 ? text_tokens : 1) : 0},
+                        err));
     *out = batch;
     return DDIT_OK;
 done:

@@ -60,4 +60,112 @@ static inline bool tiny_can_train(tiny_kind kind) {
     return can;
 }
 
+typedef struct golden {
+    dd_safetensors *file;
+    const char *adapter;
+    bool all;
+    float sigma, guidance;
+    double loss;
+    int text_tokens, h, w;
+    size_t count;
+    float *latent, *target, *text, *pooled, *velocity;
+} golden;
+
+static inline float *values_of(const dd_safetensors *file, const char *name, ddit_err *err) {
+    const dd_tensor_entry *entry = dd_safetensors_find(file, name);
+    float *values = malloc(entry->count * sizeof *values);
+    dd_tensor_entry_to_f32(entry, values, err);
+    return values;
+}
+
+static inline ddit_status golden_open(golden *g, int index, ddit_err *err) {
+    char path[96];
+    snprintf(path, sizeof path, "tests/golden/train/grad_%02d.safetensors", index);
+    *g = (golden){0};
+    DD_TRY(dd_safetensors_open(&g->file, &dd_allocator_libc, path, err));
+    const dd_tensor_entry *latent = dd_safetensors_find(g->file, "latent");
+    g->adapter = dd_safetensors_metadata(g->file, "adapter");
+    g->all = strcmp(g->adapter, "all") == 0;
+    g->sigma = strtof(dd_safetensors_metadata(g->file, "sigma"), NULL);
+    g->guidance = strtof(dd_safetensors_metadata(g->file, "guidance"), NULL);
+    g->loss = strtod(dd_safetensors_metadata(g->file, "loss"), NULL);
+    g->text_tokens = (int)dd_safetensors_find(g->file, "t5")->shape[0];
+    g->h = (int)latent->shape[1];
+    g->w = (int)latent->shape[2];
+    g->count = latent->count;
+    g->latent = values_of(g->file, "latent", err);
+    g->target = values_of(g->file, "target", err);
+    g->text = values_of(g->file, "t5", err);
+    g->pooled = values_of(g->file, "pooled", err);
+    g->velocity = values_of(g->file, "velocity", err);
+    return DDIT_OK;
+}
+
+static inline void golden_close(golden *g) {
+    free(g->latent);
+    free(g->target);
+    free(g->text);
+    free(g->pooled);
+    free(g->velocity);
+    dd_safetensors_close(g->file);
+}
+
+/* The options that an adapter file was trained with, and its values where it has any. */
+static inline ddit_status adapter_options(const char *name, dd_train_options *o, dd_adapter *adapter, ddit_err *err) {
+    char path[96];
+    snprintf(path, sizeof path, "tests/golden/adapter/%s.safetensors", name);
+    DD_TRY(dd_adapter_open(adapter, &dd_allocator_libc, path, err));
+    *o = (dd_train_options){.scope = DD_TRAIN_ADAPTER, .rank = adapter->rank, .alpha = adapter->alpha,
+                            .lora_targets = DD_LORA_ALL, .residual_linear = adapter->residual_linear,
+                            .residual_hf = adapter->residual_hf};
+    for (int f = 1; f < DD_FACTOR_COUNT; f++) o->factor[f] = adapter->factor[f].present;
+    return DDIT_OK;
+}
+
+/* m with the golden's adapter, or all of the transformer, its values in the weights. */
+static inline ddit_status open_for(tiny_trainee *m, tiny_kind kind, const golden *g, int samples, ddit_err *err) {
+    dd_train_options options = {.scope = DD_TRAIN_ALL};
+    dd_adapter adapter = {0};
+    ddit_status status;
+    if (!g->all) DD_TRY(adapter_options(g->adapter, &options, &adapter, err));
+    DD_GO(tiny_trainee_open(m, kind, &options, samples, g->text_tokens, err));
+    DD_GO(g->all ? dd_flux_trainee_start(m->trainee, 0, m->values, err)
+                 : dd_param_list_read(m->params, adapter.file, m->values, err));
+    DD_GO(dd_flux_trainee_update(m->trainee, m->values, err));
+done:
+    if (adapter.file) dd_adapter_close(&adapter);
+    return status;
+}
+
+static inline ddit_status layout_of(dd_layout *layout, const golden *g, ddit_err *err) {
+    const char *text = dd_safetensors_metadata(g->file, "layout");
+    DD_TRY(dd_layout_init(layout, &dd_allocator_libc, (dd_grid){g->h / 2, g->w / 2, 2}, err));
+    if (strncmp(text, "uniform ", 8) == 0) {
+        dd_layout_set_uniform(layout, atoi(text + 8));
+        return DDIT_OK;
+    }
+    return dd_layout_set_string(layout, text, err);
+}
+
+/* The sample at `index`: its loss, and the gradient added to `gradient`. */
+static inline ddit_status one_sample(dd_flux_lane *lane, dd_flux_batch *batch, int index, const golden *g, float *gradient,
+                              float *velocity, double *loss, ddit_err *err) {
+    dd_layout layout;
+    float *d = malloc(g->count * sizeof *d);
+    ddit_status status;
+    DD_GO(layout_of(&layout, g, err));
+    DD_GO(dd_flux_lane_forward(lane, batch, index, g->sigma, &layout, g->latent, velocity, err));
+    *loss = 0;
+    for (size_t i = 0; i < g->count; i++) {
+        double off = (double)velocity[i] - g->target[i];
+        *loss += off * off / (double)g->count;
+        d[i] = (float)(2 * off / (double)g->count);
+    }
+    dd_layout_deinit(&layout); /* the lane remembers what it needs */
+    DD_GO(dd_flux_lane_backward(lane, d, gradient, err));
+done:
+    free(d);
+    return status;
+}
+
 #endif
