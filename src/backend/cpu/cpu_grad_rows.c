@@ -1,5 +1,5 @@
-/* Backward passes of the row ops. Sums over rows (gradients of what all rows share) are taken over blocks of SUM_ROWS rows, each
- * by one thread, and the blocks' sums are added in their order, in float64: the same bytes for any number of threads. */
+/* Backward passes of the row ops. Sums over rows (gradients of what all rows share) are taken over blocks of SUM_ROWS rows,
+ * each by one thread, and the blocks' sums are added in their order, in float64: the same bytes for any number of threads. */
 #include <string.h>
 
 #include "backend/cpu/cpu_gemm.h"
@@ -127,78 +127,90 @@ ddit_status dd_cpu_gate_grad(dd_backend *b, const dd_gate_grad_args *g, ddit_err
 
 /* ------------------------------------------------------------------------------------------------ cells */
 
-enum { RUN = 32, LANE = 16 }; /* pixels of a run, channels of z at once */
+enum {
+    MAX_CELL = 32,  /* latent pixels along a cell's side, as in cpu_cells.c */
+    GATHERED = 2048 /* values of the pixels that are summed at once */
+};
+
+/* A task's sums over pixels: those gathered so far, [C, room] each, and what they are added to. */
+typedef struct pixel_sums {
+    const dd_cpu_kernels *kernels;
+    const dd_cells_scatter_grad_args *g;
+    int64_t room, used;
+    float dv[GATHERED], z[GATHERED];
+    float *sums; /* [C, C] for the weight, then [C] for the bias */
+} pixel_sums;
 
 static const float *latent_row(const dd_tensor *t, int64_t c, int64_t row) {
     return (const float *)t->data + (c * t->shape[1] + row) * t->ld;
 }
 
-/* dx of one cell, of which rows x cols pixels lie inside the latent. */
-static void gather_cell(const dd_cells_scatter_grad_args *g, int64_t m, int64_t top, int64_t left, int64_t rows, int64_t cols) {
-    int64_t n = g->n;
-    for (int64_t r = 0; r < g->dvelocity.shape[0] * n; r++) {
-        int64_t inside = r % n < rows ? cols : 0, to = m * g->dx.ld + r * n;
-        const float *from = inside ? latent_row(&g->dvelocity, r / n, top + r % n) + left : NULL;
-        for (int64_t i = 0; i < n; i++) {
-            float v = i < inside ? from[i] : 0.0f;
-            if (g->dx.dtype == DD_DTYPE_F32) ((float *)g->dx.data)[to + i] = v;
-            else ((uint16_t *)g->dx.data)[to + i] = dd_bf16_from_f32(v);
-        }
+/* dx of one cell, of which rows x cols pixels lie inside the latent; a few channels at a time. */
+static void gather_cell(const dd_cpu_kernels *kernels, const dd_cells_scatter_grad_args *g, int64_t m, int64_t top,
+                        int64_t left, int64_t rows, int64_t cols) {
+    float values[MAX_CELL * MAX_CELL] = {0};
+    int64_t channels = g->dvelocity.shape[0], n = g->n, count = n * n, most = MAX_CELL * MAX_CELL / count, some;
+    for (int64_t first = 0; first < channels; first += some) {
+        some = channels - first < most ? channels - first : most;
+        for (int64_t c = 0; c < some; c++)
+            for (int64_t i = 0; i < rows; i++) {
+                const float *from = latent_row(&g->dvelocity, first + c, top + i) + left;
+                for (int64_t j = 0; j < cols; j++) values[c * count + i * n + j] = from[j];
+            }
+        int64_t to = m * g->dx.ld + first * count, size = some * count;
+        if (g->dx.dtype == DD_DTYPE_F32) memcpy((float *)g->dx.data + to, values, (size_t)size * sizeof *values);
+        else kernels->to_bf16((uint16_t *)g->dx.data + to, values, (size_t)size);
     }
 }
 
-/* sums[c, first + e] += dvelocity[c] z[first + e] over `count` pixels of a latent row, for e < LANE. Channels of z go along the
- * vectors, so a run of them is turned first. */
-static void add_run(const dd_cells_scatter_grad_args *g, float *sums, int64_t first, int64_t row, int64_t col, int64_t count) {
-    float turned[RUN][LANE] = {{0}};
-    int64_t channels = g->dvelocity.shape[0], lanes = channels - first < LANE ? channels - first : LANE;
-    for (int64_t e = 0; e < lanes; e++) {
-        const float *z = latent_row(g->z, first + e, row) + col;
-        for (int64_t i = 0; i < count; i++) turned[i][e] = z[i];
-    }
-    for (int64_t c = 0; c < channels; c++) {
-        const float *dv = latent_row(&g->dvelocity, c, row) + col;
-        float *to = sums + c * channels + first, sum[LANE] = {0};
-        for (int64_t i = 0; i < count; i++)
-            for (int e = 0; e < LANE; e++) sum[e] += dv[i] * turned[i][e];
-        for (int64_t e = 0; e < lanes; e++) to[e] += sum[e];
-    }
-}
-
-/* sums: [C, C] for the weight, then [C] for the bias. */
-static void add_pixels(const dd_cells_scatter_grad_args *g, float *sums, int64_t row, int64_t left, int64_t cols) {
+static void add_gathered(pixel_sums *p) {
+    const dd_cells_scatter_grad_args *g = p->g;
     int64_t channels = g->dvelocity.shape[0];
-    for (int64_t at = 0; at < cols; at += RUN) {
-        int64_t count = cols - at < RUN ? cols - at : RUN;
-        for (int64_t first = 0; g->dpixel_weight && first < channels; first += LANE)
-            add_run(g, sums, first, row, left + at, count);
-    }
-    for (int64_t c = 0; g->dpixel_bias && c < channels; c++) {
-        const float *dv = latent_row(&g->dvelocity, c, row) + left;
-        float sum = 0;
-        for (int64_t i = 0; i < cols; i++) sum += dv[i];
-        sums[channels * channels + c] += sum;
+    if (p->used > 0)
+        p->kernels->channel_products(g->dpixel_weight ? p->sums : NULL, g->dpixel_bias ? p->sums + channels * channels : NULL,
+                                     p->dv, p->z, channels, p->room, p->used);
+    p->used = 0;
+}
+
+static void add_run(pixel_sums *p, int64_t row, int64_t left, int64_t cols) {
+    const dd_cells_scatter_grad_args *g = p->g;
+    for (int64_t col = left, n; col < left + cols; col += n) {
+        if (p->used == p->room) add_gathered(p);
+        n = left + cols - col < p->room - p->used ? left + cols - col : p->room - p->used;
+        for (int64_t c = 0; c < g->dvelocity.shape[0]; c++) {
+            float *dv = p->dv + c * p->room + p->used, *z = p->z + c * p->room + p->used;
+            const float *dv_from = latent_row(&g->dvelocity, c, row) + col;
+            const float *z_from = g->dpixel_weight ? latent_row(g->z, c, row) + col : NULL;
+            for (int64_t i = 0; i < n; i++) dv[i] = dv_from[i];
+            for (int64_t i = 0; z_from && i < n; i++) z[i] = z_from[i];
+        }
+        p->used += n;
     }
 }
 
 static void cell_rows(const dd_cpu_kernels *kernels, const void *args, float *sums, int64_t begin, int64_t end) {
-    (void)kernels;
     const dd_cells_scatter_grad_args *g = args;
     int64_t channels = g->dvelocity.shape[0];
+    pixel_sums p = {.kernels = kernels, .g = g, .room = channels > 0 ? GATHERED / channels : 0, .sums = sums};
     if (sums) memset(sums, 0, (size_t)(channels * (channels + 1)) * sizeof *sums);
     for (int64_t m = begin; m < end; m++) {
         const int32_t *origin = (const int32_t *)g->origin.data + m * g->origin.ld;
         int64_t rows = g->dvelocity.shape[1] - origin[0], cols = g->dvelocity.shape[2] - origin[1];
         rows = rows < 0 ? 0 : rows < g->n ? rows : g->n;
         cols = cols < 0 ? 0 : cols < g->n ? cols : g->n;
-        gather_cell(g, m, origin[0], origin[1], rows, cols);
-        for (int64_t i = 0; sums && i < rows; i++) add_pixels(g, sums, origin[0] + i, origin[1], cols);
+        gather_cell(kernels, g, m, origin[0], origin[1], rows, cols);
+        for (int64_t i = 0; sums && i < rows; i++) add_run(&p, origin[0] + i, origin[1], cols);
     }
+    if (sums) add_gathered(&p);
 }
 
 ddit_status dd_cpu_cells_scatter_grad(dd_backend *b, const dd_cells_scatter_grad_args *g, ddit_err *err) {
     int64_t rows = dd_tensor_row_count(&g->dx), channels = g->dvelocity.shape[0];
     bool sums = g->dpixel_weight || g->dpixel_bias;
+    if (g->n > MAX_CELL || (sums && channels > GATHERED))
+        return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                       "cells of %d latent pixels and %lld channels; the cpu backend handles up to %d and %d", g->n,
+                       (long long)channels, MAX_CELL, GATHERED);
     sums_job j = {.args = g, .fn = cell_rows, .rows = rows, .width = channels * (channels + 1)};
     int64_t per_value = 1 + (g->dpixel_weight ? channels / 4 : 0);
     DD_TRY(run_rows(b, &j, sums, rows * dd_tensor_row_size(&g->dx) * per_value, err));

@@ -41,6 +41,10 @@ typedef struct dd_cpu_kernels {
     void (*qk_norm_rope_grad)(const dd_qk_norm_rope_grad_args *g, float *dweight, int64_t begin, int64_t end);
     void (*activation_grad)(const dd_activation_grad_args *g, int64_t begin, int64_t end);
     void (*gate_grad)(const dd_gate_grad_args *g, float *dgate, int64_t begin, int64_t end);
+    /* weight[c, e] += sum over p of x[c, p] * z[e, p] and bias[c] += sum over p of x[c, p] for c, e < channels, p < count; x
+     * and z have rows ld apart, weight is [channels, channels]. Weight (then z is not read) and bias may be NULL. */
+    void (*channel_products)(float *weight, float *bias, const float *x, const float *z, int64_t channels, int64_t ld,
+                             int64_t count);
 
     /* Mean and sum of squared deviations of each column over rows [begin, end) of x [M, C]; mean and m2 [C] are written. */
     void (*column_stats)(double *mean, double *m2, const dd_tensor *x, int64_t begin, int64_t end);

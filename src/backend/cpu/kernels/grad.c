@@ -54,7 +54,8 @@ typedef struct norm_sums {
     vf square, dn, product;
 } norm_sums;
 
-INLINE void sum_at(norm_sums *s, const norm_row *r, const bool bf16, const float *scale, int64_t i, const bool part, int64_t n) {
+INLINE void sum_at(norm_sums *s, const norm_row *r, const bool bf16, const float *scale, int64_t i, const bool part,
+                   int64_t n) {
     vf d = get(r->x, false, i, part, n) - r->mean;
     if (part) d = keep_part(d, n);
     vf dn = get(r->dy, bf16, i, part, n);
@@ -331,4 +332,46 @@ void DD_ISA_NAME(dd_kernel_gate_grad)(const dd_gate_grad_args *g, float *dgate, 
     else if (to_bf16) gate_rows(g, true, false, dgate, begin, end);
     else if (y_bf16) gate_rows(g, false, true, dgate, begin, end);
     else gate_rows(g, false, false, dgate, begin, end);
+}
+
+/* ------------------------------------------------------------------------------------------------ pixels */
+
+enum { PIXELS = 64, CHANNELS = 4 }; /* that are multiplied at once */
+
+/* weight[c, first + lane] for `count` channels c from `c` on; z is turned: [pixels, LANES]. */
+INLINE void product_rows(float *weight, const float *x, const float *z, const int count, int64_t c, int64_t first,
+                         int64_t channels, int64_t ld, int64_t pixels) {
+    int64_t n = channels - first;
+    vf sum[CHANNELS] = {{0}};
+    for (int64_t p = 0; p < pixels; p++) {
+        vf v = load(z, false, p * LANES);
+        for (int k = 0; k < count; k++) sum[k] += x[(c + k) * ld + p] * v;
+    }
+    for (int k = 0; k < count; k++) add_to(weight, (c + k) * channels + first, sum[k], n < LANES, n);
+}
+
+static void product_columns(float *weight, const float *x, const float *z, int64_t channels, int64_t first, int64_t ld,
+                            int64_t pixels) {
+    float turned[PIXELS * LANES];
+    int64_t lanes = channels - first < LANES ? channels - first : LANES, c = 0;
+    if (lanes < LANES) clear(turned, PIXELS * LANES);
+    for (int64_t e = 0; e < lanes; e++)
+        for (int64_t p = 0; p < pixels; p++) turned[p * LANES + e] = z[(first + e) * ld + p];
+    for (; c + CHANNELS <= channels; c += CHANNELS)
+        product_rows(weight, x, turned, CHANNELS, c, first, channels, ld, pixels);
+    for (; c < channels; c++) product_rows(weight, x, turned, 1, c, first, channels, ld, pixels);
+}
+
+void DD_ISA_NAME(dd_kernel_channel_products)(float *weight, float *bias, const float *x, const float *z, int64_t channels,
+                                             int64_t ld, int64_t count) {
+    for (int64_t p = 0; weight && p < count; p += PIXELS)
+        for (int64_t first = 0; first < channels; first += LANES)
+            product_columns(weight, x + p, z + p, channels, first, ld, count - p < PIXELS ? count - p : PIXELS);
+    for (int64_t c = 0; bias && c < channels; c++) {
+        vf sum = {0};
+        int64_t p = 0;
+        for (; p + LANES <= count; p += LANES) sum += load(x, false, c * ld + p);
+        if (p < count) sum += load_part(x, false, c * ld + p, count - p);
+        bias[c] += lane_sum(sum);
+    }
 }

@@ -20,6 +20,8 @@ void DD_ISA_NAME(dd_kernel_norm_grad)(const dd_norm_grad_args *g, float *dscale,
 void DD_ISA_NAME(dd_kernel_qk_norm_rope_grad)(const dd_qk_norm_rope_grad_args *g, float *dweight, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_activation_grad)(const dd_activation_grad_args *g, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_gate_grad)(const dd_gate_grad_args *g, float *dgate, int64_t begin, int64_t end);
+void DD_ISA_NAME(dd_kernel_channel_products)(float *weight, float *bias, const float *x, const float *z, int64_t channels,
+                                             int64_t ld, int64_t count);
 void DD_ISA_NAME(dd_kernel_column_stats)(double *mean, double *m2, const dd_tensor *x, int64_t begin, int64_t end);
 void DD_ISA_NAME(dd_kernel_activate)(float *y, const float *x, size_t count, dd_activation activation);
 void DD_ISA_NAME(dd_kernel_to_bf16)(uint16_t *y, const float *x, size_t count);

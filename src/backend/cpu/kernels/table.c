@@ -10,6 +10,7 @@ const dd_cpu_kernels DD_ISA_NAME(dd_cpu_kernels) = {
     .qk_norm_rope_grad = DD_ISA_NAME(dd_kernel_qk_norm_rope_grad),
     .activation_grad = DD_ISA_NAME(dd_kernel_activation_grad),
     .gate_grad = DD_ISA_NAME(dd_kernel_gate_grad),
+    .channel_products = DD_ISA_NAME(dd_kernel_channel_products),
     .column_stats = DD_ISA_NAME(dd_kernel_column_stats),
     .activate = DD_ISA_NAME(dd_kernel_activate),
     .to_bf16 = DD_ISA_NAME(dd_kernel_to_bf16),
