@@ -33,12 +33,12 @@ static inline char *dd_cpu_slice(const dd_cpu *cpu, int thread) {
     return (char *)cpu->scratch + (size_t)thread * cpu->scratch_per_thread;
 }
 
-/* linear, the result of the product (after bias and activation) times `factor`: a row of as many equal values as the engine has
- * columns, in place of a->gate; NULL = 1. */
-ddit_status dd_cpu_linear_scaled(dd_cpu *cpu, const dd_linear_args *a, const float *factor, ddit_err *err);
-
-/* Most columns of an engine's B block. */
-enum { DD_CPU_COLS = 128 };
+/* linear whose epilogue is y = scale * product, or y += it (y then is F32), in place of what the arguments ask for. */
+typedef struct dd_linear_end {
+    float scale;
+    bool add;
+} dd_linear_end;
+ddit_status dd_cpu_linear_ending(dd_cpu *cpu, const dd_linear_args *a, const dd_linear_end *end, ddit_err *err);
 
 /* Bytes of scratch a thread needs for a linear of this depth with overlays of `ranks` ranks in total. */
 size_t dd_cpu_linear_scratch(const dd_gemm_engine *e, int64_t k, int64_t ranks);

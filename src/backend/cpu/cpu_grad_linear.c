@@ -17,27 +17,20 @@ enum {
     KEYS = DD_GEMM_KEYS,
     BLOCKS = 8,
     CHUNKS = 4,
-    GROUP_COLS = DD_CPU_COLS, /* columns of a task */
+    GROUP_COLS = 128,         /* columns of a task, a multiple of every engine's */
     GROUPS_PER_THREAD = 4,    /* fewer: tasks are divided by rows too */
     SUM_COLS = 64,            /* columns whose sums are kept at once */
     SUM_ROWS = 128,           /* rows summed in float32 before a sum goes on in float64 */
 };
 
-/* A row of equal values for the epilogue, or NULL for 1. */
-static const float *row_of(float row[DD_CPU_COLS], float value) {
-    if (value == 1.0f) return NULL;
-    for (int i = 0; i < DD_CPU_COLS; i++) row[i] = value;
-    return row;
-}
-
 ddit_status dd_cpu_input_grad(dd_backend *b, const dd_input_grad_args *g, ddit_err *err) {
     const dd_cpu_weight *w = (const dd_cpu_weight *)g->w;
-    float factor[DD_CPU_COLS];
     if (!w->transposed)
         return dd_fail(err, DDIT_ERR_INTERNAL, "input_grad: the weight [%lld, %lld] was not prepared for the input gradient",
                        (long long)w->info.out, (long long)w->info.in);
-    dd_linear_args a = {.y = g->dx, .x = g->dy, .w = (const dd_weight *)w->transposed, .add = g->replace ? NULL : &g->dx};
-    return dd_cpu_linear_scaled(dd_cpu_of(b), &a, row_of(factor, g->scale), err);
+    dd_linear_args a = {.y = g->dx, .x = g->dy, .w = (const dd_weight *)w->transposed};
+    dd_linear_end end = {.scale = g->scale, .add = !g->replace};
+    return dd_cpu_linear_ending(dd_cpu_of(b), &a, &end, err);
 }
 
 /* ------------------------------------------------------------------------------------------------ the weight's gradient */
@@ -47,7 +40,6 @@ typedef struct weight_job {
     const dd_gemm_engine *e;
     const dd_gemm_plan *plan;
     const dd_weight_grad_args *g;
-    const float *factor;
     int64_t n, k, m;
     int64_t block_rows;       /* rows of dw in an A block */
     int64_t group_cols;       /* columns of dw in a task */
@@ -147,8 +139,7 @@ static void run_tile(const weight_job *j, const weight_slice *s, int thread, int
         e->product(j->plan, thread, s->c, a_block(j, block, chunk), m, b_block(j, s, index, chunk), n,
                    depth_of(e, chunk_keys(j, chunk)), chunk > 0, true);
     float *to = (float *)dw->data + row * dw->ld + col;
-    dd_tile_finish f = {.y = to, .y_ld = dw->ld, .gate = j->factor, .add = to, .add_ld = dw->ld};
-    j->cpu->tiles->finish(&f, s->c, e->cols, m, n);
+    j->cpu->tiles->add_scaled(to, dw->ld, s->c, e->cols, m, n, j->g->scale);
 }
 
 static void columns_task(void *user, int64_t t, int worker) {
@@ -198,10 +189,8 @@ static int64_t rows_per_block(const dd_gemm_engine *e, int64_t n) {
 
 static ddit_status products(dd_cpu *cpu, const dd_weight_grad_args *g, ddit_err *err) {
     const dd_gemm_engine *e = g->dy.dtype == DD_DTYPE_F32 ? cpu->engine_f32 : cpu->engine;
-    float factor[DD_CPU_COLS];
     size_t per_thread, shared;
-    weight_job j = {.cpu = cpu, .e = e, .g = g, .factor = row_of(factor, g->scale), .n = g->dy.shape[1], .k = g->x->shape[1],
-                    .m = g->dy.shape[0]};
+    weight_job j = {.cpu = cpu, .e = e, .g = g, .n = g->dy.shape[1], .k = g->x->shape[1], .m = g->dy.shape[0]};
     DD_TRY(dd_cpu_plan_get(cpu, e, DD_GEMM_LINEAR, 0, 0, KEYS, &j.plan, err));
     scratch_of(e, j.m, &per_thread, &shared);
     DD_TRY(dd_cpu_scratch(cpu, per_thread, shared, err));

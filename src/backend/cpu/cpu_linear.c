@@ -16,7 +16,7 @@ typedef struct linear_job {
     dd_cpu *cpu;
     const dd_linear_args *a;
     const dd_cpu_weight *w;
-    const float *factor;              /* in place of a gate, for every column block the same; or NULL */
+    const dd_linear_end *end;         /* in place of the arguments' epilogue, or NULL */
     int64_t m, n, k;
     int64_t block_rows, row_blocks;   /* rows are cut by m alone, whatever the threads: oneDNN's sums may depend on it */
     int64_t group_cols, groups;       /* columns of a task, a multiple of the engine's */
@@ -113,7 +113,7 @@ static void finish(const linear_job *j, const float *c, int64_t row, int m, int6
         .y_ld = a->y.ld,
         .bias = j->w->bias ? j->w->bias + col : NULL,
         .activation = a->activation,
-        .gate = a->gate ? (const float *)a->gate->data + col : j->factor,
+        .gate = a->gate ? (const float *)a->gate->data + col : NULL,
     };
     if (a->mul) {
         f.mul = dd_cpu_at(a->mul, row, col);
@@ -125,6 +125,15 @@ static void finish(const linear_job *j, const float *c, int64_t row, int m, int6
         f.add_ld = a->add->ld;
     }
     j->cpu->tiles->finish(&f, c, j->w->engine->cols, m, n);
+}
+
+static void finish_gradient(const linear_job *j, const float *c, int64_t row, int m, int64_t col, int n) {
+    const dd_tile_kernels *tiles = j->cpu->tiles;
+    const dd_tensor *y = &j->a->y;
+    void *to = (void *)dd_cpu_at(y, row, col);
+    int64_t ldc = j->w->engine->cols;
+    if (j->end->add) tiles->add_scaled(to, y->ld, c, ldc, m, n, j->end->scale);
+    else tiles->scaled(to, y->dtype == DD_DTYPE_BF16, y->ld, c, ldc, m, n, j->end->scale);
 }
 
 static void run_task(const linear_job *j, linear_slice *s, int thread, int64_t row, int m, int64_t group) {
@@ -144,7 +153,8 @@ static void run_task(const linear_job *j, linear_slice *s, int thread, int64_t r
             e->product(up->plan, of_plan, s->c, s->low_rows[i], m, dd_gemm_b_block(e, up->packed, col, rank), n, rank, true,
                        false);
         }
-        finish(j, s->c, row, m, col, n);
+        if (j->end) finish_gradient(j, s->c, row, m, col, n);
+        else finish(j, s->c, row, m, col, n);
     }
 }
 
@@ -181,9 +191,9 @@ static void run(linear_job *j) {
     dd_cpu_run(j->cpu, j->row_blocks * j->groups, task, j);
 }
 
-ddit_status dd_cpu_linear_scaled(dd_cpu *cpu, const dd_linear_args *a, const float *factor, ddit_err *err) {
+ddit_status dd_cpu_linear_ending(dd_cpu *cpu, const dd_linear_args *a, const dd_linear_end *end, ddit_err *err) {
     const dd_cpu_weight *w = (const dd_cpu_weight *)a->w;
-    linear_job j = {.cpu = cpu, .a = a, .w = w, .factor = factor, .m = a->x.shape[0], .n = w->info.out, .k = w->info.in};
+    linear_job j = {.cpu = cpu, .a = a, .w = w, .end = end, .m = a->x.shape[0], .n = w->info.out, .k = w->info.in};
     if (j.m == 0) return DDIT_OK;
     DD_TRY(dd_cpu_scratch(cpu, dd_cpu_linear_scratch(w->engine, j.k, lora_ranks(a)), 0, err));
     divide(&j);
@@ -203,5 +213,5 @@ ddit_status dd_cpu_linear(dd_backend *b, const dd_linear_args *a, ddit_err *err)
             return dd_fail(err, DDIT_ERR_UNSUPPORTED,
                            "a LoRA overlay has another precision than the weight that it belongs to");
     }
-    return dd_cpu_linear_scaled(cpu, a, NULL, err);
+    return dd_cpu_linear_ending(cpu, a, NULL, err);
 }

@@ -62,6 +62,8 @@ typedef struct dd_tile_kernels {
     void (*finish)(const dd_tile_finish *f, const float *c, int64_t ldc, int64_t m, int64_t n);
     /* to[m, n] = bf16 or float32 of factor * c. */
     void (*scaled)(void *to, bool to_bf16, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor);
+    /* to[m, n] += factor * c: what gradients are added to. */
+    void (*add_scaled)(float *to, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor);
     /* False if every shrink is 1. `top` may stay a little below the largest score, see there. */
     bool (*soften)(const dd_tile_soften *s);
     /* o[rows, cols] *= factor[cols], the first `used` columns */

@@ -91,6 +91,16 @@ static void scaled(void *to, bool to_bf16, int64_t ld, const float *c, int64_t l
     else scaled_rows(to, false, ld, c, ldc, m, n, factor);
 }
 
+static void add_scaled(float *to, int64_t ld, const float *c, int64_t ldc, int64_t m, int64_t n, float factor) {
+    for (int64_t row = 0; row < m; row++, to += ld, c += ldc) {
+        int64_t col = 0;
+        for (; col + LANES <= n; col += LANES) store(to, false, col, load(to, false, col) + factor * load(c, false, col));
+        if (col == n) continue;
+        vf sum = load_part(to, false, col, n - col) + factor * load_part(c, false, col, n - col);
+        store_part(to, false, col, sum, n - col);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------ softmax of attention */
 
 /* Largest of a column of scores and `top`; four keys at a time so that the maxima overlap. */
@@ -289,6 +299,7 @@ static void dots(float *to, const void *x, int64_t x_ld, const void *y, int64_t 
 const dd_tile_kernels DD_ISA_NAME(dd_tile_kernels) = {
     .finish = finish,
     .scaled = scaled,
+    .add_scaled = add_scaled,
     .soften = soften,
     .scale_columns = scale_columns,
     .attended = attended,
