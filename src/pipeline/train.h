@@ -1,0 +1,214 @@
+/* What one training is made of, between the public call and the rooms train and dit. Private to train*.c.
+ *
+ * The order of things: settings, texts and files of the user are read and checked (nothing else has been done yet when one of
+ * them is refused), the plan is told, prompts are encoded, the transformer is opened, data are made, then the steps.
+ */
+#ifndef DD_PIPELINE_TRAIN_H
+#define DD_PIPELINE_TRAIN_H
+
+#include <jansson.h>
+
+#include "pipeline/pipeline.h"
+#include "train/checkpoint.h"
+#include "train/loss_log.h"
+#include "train/trainer.h"
+#include "train/trajectories.h"
+
+enum { DD_TRAIN_SAMPLE_PROMPTS = 4, DD_TRAIN_SETTINGS_SIZE = 2048 };
+
+/* The values a training really uses, after defaults, presets and the model's own. */
+typedef struct dd_train_settings {
+    dd_settings run;          /* sizes, text length, steps and guidance of the model's pictures */
+    bool all;                 /* scope */
+    bool distil;              /* all, with a range of guidance: its own teacher without guidance input */
+    dd_train_options options;
+    char *output, *folder;    /* owned: what is written; the run's folder beside it */
+    char *cache;              /* owned */
+    const char *prompts, *data, *init, *eval; /* borrowed from the parameters; NULL: none */
+    int trajectories, points;
+    double mixed;
+    int64_t steps;            /* 0: to be found from `minutes` */
+    double minutes;           /* NaN: none */
+    bool measure_only;        /* steps = -1 */
+    int batch, accumulate;
+    dd_optimizer_params optimizer;
+    int64_t warmup;           /* -1: 5 % of all */
+    double loss_floor;
+    float guidance_low, guidance_high;
+    double caption_dropout;
+    uint64_t seed;
+    bool resume;
+    int64_t sample_every, save_every;
+} dd_train_settings;
+
+/* Errors: DDIT_ERR_ARGUMENT, a sentence naming the parameter, what was found and expected. *s is zeroed on failure. */
+ddit_status dd_train_settings_resolve(dd_train_settings *s, const ddit_model *model, const ddit_train_params *params,
+                                      ddit_err *err);
+void dd_train_settings_deinit(dd_train_settings *s, const dd_allocator *a);
+
+/* Fixes what depends on the number of steps: warm-up, decay. */
+void dd_train_settings_fix_steps(dd_train_settings *s, int64_t steps);
+
+dd_latent_shape dd_train_shape(const dd_train_settings *s, const ddit_model *model);
+dd_grid dd_train_grid(const dd_train_settings *s, const ddit_model *model);
+
+/* ---------------------------------------------------------------------------------------------- texts */
+
+/* Prompts and what the text encoders make of them. */
+typedef struct dd_train_texts {
+    char **lines;                   /* owned [count], each owned */
+    dd_prompt_embedding *embedded;  /* owned [count]; zeroed until encoded */
+    dd_train_prompt *prompts;       /* owned [count]: views of `embedded` */
+    int count, room;
+} dd_train_texts;
+
+void dd_train_texts_deinit(dd_train_texts *texts, const dd_allocator *a);
+ddit_status dd_train_texts_add(dd_train_texts *texts, const dd_allocator *a, const char *line, size_t length, ddit_err *err);
+
+/* A prompt a line; empty lines and lines that begin with # are skipped. Errors: those of reading; DDIT_ERR_FORMAT naming file
+ * and line (a NUL, no UTF-8, too long), no prompt at all, more than 100,000. */
+ddit_status dd_train_texts_read(dd_train_texts *texts, const dd_allocator *a, const char *path, ddit_err *err);
+
+/* Bytes that the embeddings of `count` prompts take. */
+uint64_t dd_train_texts_bytes(const ddit_model *model, const dd_train_settings *s, int count);
+
+/* A number that differs when a text does. */
+uint64_t dd_train_texts_hash(const dd_train_texts *texts);
+
+/* ---------------------------------------------------------------------------------------------- held-out set */
+
+typedef struct dd_heldout dd_heldout;
+
+/* Opens a held-out set and adds its prompts to `texts` (which is empty). A file: `latent` [P, T, C, h, w] I8 (times `scale` [1]
+ * F32), F16 or F32; `sigma` [T] F32; metadata `prompts` (JSON list of P texts) and `guidance`. Errors: those of reading;
+ * DDIT_ERR_FORMAT; DDIT_ERR_MISMATCH if the latents are of another size. *out is NULL on failure. */
+ddit_status dd_heldout_open(dd_heldout **out, dd_train_texts *texts, const ddit_model *model, const dd_train_settings *s,
+                            const char *path, ddit_err *err);
+void dd_heldout_close(dd_heldout *h); /* NULL accepted */
+int dd_heldout_count(const dd_heldout *h);
+uint64_t dd_heldout_bytes(const dd_heldout *h); /* of the targets in memory */
+
+/* Computes the frozen model's velocity at every latent that this rank measures. `texts` has been encoded. */
+struct dd_train_run;
+ddit_status dd_heldout_make_targets(dd_heldout *h, struct dd_train_run *run, ddit_err *err);
+const dd_train_source *dd_heldout_source(const dd_heldout *h);
+
+/* ---------------------------------------------------------------------------------------------- the run */
+
+/* A transformer with gradients and what works on it. */
+typedef struct dd_train_engine {
+    dd_flux_dit *dit;            /* owned by the run's model, or (teacher) here */
+    dd_flux_trainee *trainee;    /* owned */
+    dd_flux_lane **lanes;        /* owned [lane_count] */
+    dd_flux_batch *batch;        /* owned */
+} dd_train_engine;
+
+typedef struct dd_train_run {
+    ddit_context *context;
+    const dd_allocator *a;
+    const ddit_train_params *params;
+    dd_comm *comm;               /* owned */
+    int rank, ranks, local;      /* local: samples of a batch on this rank */
+    ddit_model *model;           /* owned; its dit is opened for training */
+    dd_train_settings s;
+    char settings[DD_TRAIN_SETTINGS_SIZE]; /* lines key=value: what a checkpoint must agree with */
+    uint64_t fingerprint;        /* of the transformer's file */
+    int lane_count, accumulators;
+    uint64_t bytes;              /* announced */
+    dd_safetensors *init;        /* owned or NULL */
+    dd_safetensors *policy;      /* owned or NULL: the adapter in the model's folder */
+    dd_train_texts texts;        /* of the training data */
+    dd_train_texts eval_texts;
+    dd_train_texts empty;        /* scope all: the empty prompt */
+    dd_heldout *heldout;         /* owned or NULL */
+    dd_trajectories *eval_trajectories; /* owned or NULL */
+    const dd_train_source *eval_source; /* NULL: no evaluation */
+    int eval_count;
+    dd_backend **lane_backends;  /* owned [lane_count]; the main backend if there is one lane */
+    dd_pool *pool;               /* owned: lane_count threads */
+    dd_train_engine student, teacher;
+    struct dd_train_data *data;  /* owned */
+    const dd_train_source *source;
+    float *start;                /* owned [total]: values before the first step */
+    dd_optimizer optimizer;
+    dd_trainer *trainer;         /* owned */
+    dd_loss_log log;
+    bool logging;
+    uint8_t *base_pictures;      /* owned or NULL: the samples' first column, drawn once */
+    double seconds;              /* trained so far */
+    double step_seconds;         /* of a step lately; 0: not known */
+    double eval_first[DD_LAYOUT_KINDS], eval_last[DD_LAYOUT_KINDS];
+    json_t *files;               /* owned: paths written */
+    bool stop;                   /* asked to */
+} dd_train_run;
+
+/* ---------------------------------------------------------------------------------------------- steps on the way */
+
+/* The lanes a training works with, and gradient vectors: both follow from model, size and threads alone. */
+void dd_train_choose_lanes(dd_train_run *run);
+dd_flux_lane_params dd_train_lane_params(const dd_train_run *run);
+
+/* Values of the flat vector, before a trainee is there. */
+int64_t dd_train_param_count(const dd_train_run *run);
+
+/* Sets run->bytes, tells the plan. */
+ddit_status dd_train_announce(dd_train_run *run, ddit_err *err);
+
+/* Opens transformer, trainee, lanes, batch (and the teacher's). */
+ddit_status dd_train_engines_open(dd_train_run *run, ddit_err *err);
+void dd_train_engines_close(dd_train_run *run);
+
+/* Training data: reads what the user gave (prompts or the list of pictures); encodes the texts; makes trajectories or latents
+ * and run->source. Evaluation data likewise. */
+ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err);
+ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err);
+ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err);
+void dd_train_data_close(dd_train_run *run);
+uint64_t dd_train_data_hash(const dd_train_run *run);
+uint64_t dd_train_data_bytes(const dd_train_run *run); /* memory beside embeddings */
+
+/* The trainer over run->source; needs run->optimizer. */
+ddit_status dd_train_trainer_open(dd_train_run *run, ddit_err *err);
+dd_trainer_params dd_train_trainer_params(const dd_train_run *run);
+
+/* The run's settings as text into run->settings. */
+void dd_train_settings_text(dd_train_run *run);
+
+/* From where values begin to the last step: checkpoints, logs, evaluation, samples. */
+ddit_status dd_train_loop(dd_train_run *run, ddit_err *err);
+
+/* Held-out losses of `values` into `loss`, and (rank 0) a row of FOLDER/eval.csv. all: every sample, not only a part. */
+ddit_status dd_train_evaluate(dd_train_run *run, const float *values, bool all, double loss[DD_LAYOUT_KINDS], ddit_err *err);
+
+/* Rank 0: FOLDER/samples-STEP.png with the values as they are put in by the call. */
+ddit_status dd_train_draw_samples(dd_train_run *run, const float *values, ddit_err *err);
+uint64_t dd_train_samples_bytes(const dd_train_run *run); /* memory that drawing takes beside the training's */
+
+/* Rank 0: writes `values` to the adapter file `path`; or the new model's folder to settings.output. */
+ddit_status dd_train_write_adapter(dd_train_run *run, const char *path, const float *values, ddit_err *err);
+ddit_status dd_train_write_model(dd_train_run *run, const float *values, ddit_err *err);
+
+/* What the training came to, as JSON that the caller frees with dd_free; "" on ranks above 0. */
+ddit_status dd_train_report(dd_train_run *run, char **json, ddit_err *err);
+
+/* ---------------------------------------------------------------------------------------------- small things */
+
+/* Calls the user's progress on rank 0; remembers a wish to stop in run->stop. */
+void dd_train_tell(dd_train_run *run, const ddit_train_progress *progress);
+ddit_train_progress dd_train_progress(const char *phase); /* losses and times NaN */
+
+/* run->stop of rank 0 on all ranks. */
+ddit_status dd_train_share_stop(dd_train_run *run, ddit_err *err);
+
+/* FOLDER/name, owned by the caller. */
+ddit_status dd_train_path(const dd_train_run *run, char **path, const char *name, ddit_err *err);
+
+/* Makes a folder unless it is there. */
+ddit_status dd_train_make_folder(const char *path, ddit_err *err);
+
+/* A number that tells files of weights apart: names, shapes and the first bytes of every tensor. */
+uint64_t dd_train_fingerprint(const dd_weight_files *files);
+uint64_t dd_train_hash(uint64_t hash, const void *bytes, size_t count); /* FNV-1a; begins with DD_TRAIN_HASH */
+#define DD_TRAIN_HASH UINT64_C(0xcbf29ce484222325)
+
+#endif

@@ -1,0 +1,206 @@
+/* Where the samples of a training come from: the base's own trajectories over a file of prompts, or pictures; and what is
+ * measured on. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/counter_rng.h"
+#include "pipeline/train.h"
+#include "train/streams.h"
+
+enum {
+    ENCODE_BLOCK = 1024,     /* prompts encoded between two calls of progress: the encoders are opened for each block */
+    EVAL_TRAJECTORIES = 16,
+    EVAL_SEED = 20250,
+    STREAM_DROPOUT = DD_STREAM_USES, /* index: sample */
+    STREAM_INPUT                     /* index: sample */
+};
+
+/* Changes what a source says of its samples: captions left out, guidance drawn anew. */
+struct dd_train_data {
+    dd_train_source source; /* first: the source is the object */
+    const dd_train_source *inner;
+    const dd_train_run *run;
+    dd_trajectories *trajectories; /* owned or NULL */
+};
+
+/* ---------------------------------------------------------------------------------------------- reading */
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n > m && strcmp(text + n - m, end) == 0;
+}
+
+static ddit_status read_eval(dd_train_run *run, ddit_err *err) {
+    const char *path = run->s.eval;
+    if (!path) return DDIT_OK;
+    if (ends_with(path, ".safetensors"))
+        return dd_heldout_open(&run->heldout, &run->eval_texts, run->model, &run->s, path, err);
+    return dd_train_texts_read(&run->eval_texts, run->a, path, err);
+}
+
+ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err) {
+    DD_TRY(dd_alloc(run->a, &run->data, 1, sizeof *run->data, "the training data", err));
+    run->data->run = run;
+    DD_TRY(read_eval(run, err));
+    if (run->s.all) DD_TRY(dd_train_texts_add(&run->empty, run->a, "", 0, err));
+    if (run->s.measure_only) return DDIT_OK;
+    if (run->s.prompts) return dd_train_texts_read(&run->texts, run->a, run->s.prompts, err);
+    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "data: pictures cannot be read yet");
+}
+
+uint64_t dd_train_data_hash(const dd_train_run *run) { return dd_train_texts_hash(&run->texts); }
+
+uint64_t dd_train_data_bytes(const dd_train_run *run) { return run->heldout ? dd_heldout_bytes(run->heldout) : 0; }
+
+/* ---------------------------------------------------------------------------------------------- encoding */
+
+static ddit_status encode(dd_train_run *run, dd_train_texts *t, ddit_err *err) {
+    for (int at = 0; at < t->count; at += ENCODE_BLOCK) {
+        int count = t->count - at < ENCODE_BLOCK ? t->count - at : ENCODE_BLOCK;
+        char notes[256] = ""; /* that a caption was cut is of no interest here */
+        DD_TRY(dd_prompts_encode(run->model, (const char *const *)t->lines + at, count, run->s.run.max_sequence_length,
+                                 t->embedded + at, notes, sizeof notes, err));
+        for (int i = at; i < at + count; i++) t->prompts[i] = (dd_train_prompt){t->embedded[i].text, t->embedded[i].pooled};
+        ddit_train_progress p = dd_train_progress("encode");
+        p.step = at + count;
+        p.steps = t->count;
+        dd_train_tell(run, &p);
+        if (run->stop) return dd_fail(err, DDIT_ERR_CANCELLED, "cancelled before the first step");
+    }
+    return DDIT_OK;
+}
+
+ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err) {
+    DD_TRY(encode(run, &run->texts, err));
+    DD_TRY(encode(run, &run->eval_texts, err));
+    return encode(run, &run->empty, err);
+}
+
+/* ---------------------------------------------------------------------------------------------- trajectories */
+
+static float sigma_of(const void *user, double u) {
+    const dd_train_run *run = user;
+    dd_sampler_params p = dd_settings_sampler(&run->s.run, run->model);
+    dd_grid grid = dd_train_grid(&run->s, run->model);
+    return dd_noise_level(&p.noise, grid.rows * grid.cols, u);
+}
+
+/* Progress of drawing trajectories, and when it began. */
+typedef struct drawing {
+    dd_train_run *run;
+    double begin;
+} drawing;
+
+static int tell_made(void *user, int made, int missing) {
+    const drawing *d = user;
+    ddit_train_progress p = dd_train_progress("data");
+    p.step = made;
+    p.steps = missing;
+    p.seconds_left = (dd_seconds() - d->begin) / made * (missing - made);
+    dd_train_tell(d->run, &p);
+    return d->run->stop;
+}
+
+static ddit_status make_missing(dd_train_run *run, dd_trajectories *t, int missing, ddit_err *err) {
+    drawing d = {run, dd_seconds()};
+    dd_trajectories_makers makers = {.lanes = run->student.lanes, .lane_count = run->lane_count, .pool = run->pool,
+                                     .batch = run->student.batch, .group = run->local, .done = tell_made, .user = &d};
+    if (makers.group > run->lane_count && makers.group > EVAL_TRAJECTORIES) makers.group = EVAL_TRAJECTORIES;
+    ddit_status status = missing ? dd_trajectories_make(t, &makers, err) : DDIT_OK;
+    DD_TRY(dd_comm_agree(run->comm, status, err));
+    missing = dd_trajectories_missing(t);
+    if (missing)
+        return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d trajectories that other ranks made cannot be seen: give a cache that all "
+                       "ranks share", run->s.cache, missing);
+    return DDIT_OK;
+}
+
+/* Opens CACHE/trajectories-KEY and makes what is missing there. */
+static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, const dd_train_texts *texts, int count,
+                                     uint64_t seed, ddit_err *err) {
+    const dd_train_settings *s = &run->s;
+    float low = s->distil ? 1 : s->guidance_low, high = s->distil ? 1 : s->guidance_high;
+    char key[320], name[48], *folder;
+    snprintf(key, sizeof key, "model %016" PRIx64 ", %d x %d, text %d, prompts %016" PRIx64 ", points %d, seed %" PRIu64
+             ", guidance %.9g to %.9g", run->fingerprint, s->run.width, s->run.height, s->run.max_sequence_length,
+             dd_train_texts_hash(texts), s->points, seed, (double)low, (double)high);
+    snprintf(name, sizeof name, "trajectories-%08" PRIx32, (uint32_t)dd_train_hash(DD_TRAIN_HASH, key, strlen(key)));
+    DD_TRY(dd_path_join(run->a, &folder, s->cache, name, err));
+    dd_trajectories_params p = {.folder = folder, .key = key, .shape = dd_train_shape(s, run->model),
+                                .patch = run->model->config.transformer.patch, .count = count, .points = s->points,
+                                .samples_per_step = s->batch * s->accumulate, .seed = seed, .prompts = texts->prompts,
+                                .prompt_count = texts->count, .guidance_low = low, .guidance_high = high, .rank = run->rank,
+                                .ranks = run->ranks, .sigma_of = sigma_of, .sigma_user = run};
+    int missing = 0;
+    ddit_status status = dd_trajectories_open(out, run->a, &p, &missing, err);
+    dd_free(run->a, folder);
+    status = dd_comm_agree(run->comm, status, err);
+    return status == DDIT_OK ? make_missing(run, *out, missing, err) : status;
+}
+
+/* ---------------------------------------------------------------------------------------------- as a source */
+
+static ddit_status plan(const dd_train_source *source, uint64_t step, int i, dd_train_sample *out, ddit_err *err) {
+    const struct dd_train_data *d = (const struct dd_train_data *)source;
+    const dd_train_settings *s = &d->run->s;
+    uint64_t number = step * (uint64_t)(s->batch * s->accumulate) + (uint64_t)i;
+    DD_TRY(d->inner->plan(d->inner, step, i, out, err));
+    if (s->caption_dropout > 0 && dd_counter_uniform(s->seed, STREAM_DROPOUT, number) < s->caption_dropout) {
+        out->text = source->empty_text;
+        out->pooled = source->empty_pooled;
+    }
+    if (s->distil || s->data) {
+        float u = (float)dd_counter_uniform(s->seed, STREAM_INPUT, number);
+        out->guidance = s->guidance_low + u * (s->guidance_high - s->guidance_low);
+    }
+    return DDIT_OK;
+}
+
+static ddit_status fetch(const dd_train_source *source, uint64_t step, int i, float *latent, float *target, ddit_err *err) {
+    const struct dd_train_data *d = (const struct dd_train_data *)source;
+    return d->inner->fetch(d->inner, step, i, latent, target, err);
+}
+
+static ddit_status make_training(dd_train_run *run, ddit_err *err) {
+    struct dd_train_data *d = run->data;
+    DD_TRY(open_trajectories(run, &d->trajectories, &run->texts, run->s.trajectories, run->s.seed, err));
+    d->inner = dd_trajectories_source(d->trajectories);
+    d->source = (dd_train_source){.plan = plan, .fetch = fetch};
+    if (run->s.all) {
+        d->source.empty_text = run->empty.prompts[0].text;
+        d->source.empty_pooled = run->empty.prompts[0].pooled;
+    }
+    run->source = &d->source;
+    return DDIT_OK;
+}
+
+static ddit_status make_eval(dd_train_run *run, ddit_err *err) {
+    if (!run->s.eval) return DDIT_OK;
+    if (run->heldout) {
+        run->eval_source = dd_heldout_source(run->heldout);
+        run->eval_count = dd_heldout_count(run->heldout);
+        return dd_comm_agree(run->comm, dd_heldout_make_targets(run->heldout, run, err), err);
+    }
+    DD_TRY(open_trajectories(run, &run->eval_trajectories, &run->eval_texts, EVAL_TRAJECTORIES, EVAL_SEED, err));
+    run->eval_source = dd_trajectories_source(run->eval_trajectories);
+    run->eval_count = EVAL_TRAJECTORIES * run->s.points;
+    return DDIT_OK;
+}
+
+ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err) {
+    if (!run->s.measure_only) DD_TRY(make_training(run, err));
+    return make_eval(run, err);
+}
+
+void dd_train_data_close(dd_train_run *run) {
+    if (run->data) dd_trajectories_close(run->data->trajectories);
+    dd_free(run->a, run->data);
+    run->data = NULL;
+    dd_trajectories_close(run->eval_trajectories);
+    dd_heldout_close(run->heldout);
+    dd_train_texts_deinit(&run->texts, run->a);
+    dd_train_texts_deinit(&run->eval_texts, run->a);
+    dd_train_texts_deinit(&run->empty, run->a);
+}
