@@ -12,6 +12,11 @@ enum {
     DD_STREAM_NOISE_SEED,      /* index: trajectory */
     DD_STREAM_GUIDANCE,        /* index: trajectory */
     DD_STREAM_NOISE_LEVEL,     /* item: trajectory */
+    DD_STREAM_PICTURE_LEVEL,   /* index: sample */
+    DD_STREAM_PICTURE_CAPTION, /* index: sample */
+    DD_STREAM_PICTURE_GUIDANCE, /* index: sample */
+    DD_STREAM_PICTURE_FLIP,    /* index: sample */
+    DD_STREAM_PICTURE_NOISE,   /* item: sample */
     DD_STREAM_USES = 64        /* further rooms and files count from here */
 };
 
