@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/train/optimizer.safetensors: what the optimizers must compute, from torch and prodigyopt.
+"""Makes tests/golden/optimizer/optimizer.safetensors: what the optimizers must compute, from torch and prodigyopt.
 
     python3 tools/make_optimizer_goldens.py [FOLDER]
 
@@ -61,7 +61,7 @@ def run(problem, make, warmup=0, decay="none", floor=0.0, clip=0.0, ema_decay=0.
 
 
 def main():
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden/train")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden/optimizer")
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(5)
     problem = {

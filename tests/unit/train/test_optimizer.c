@@ -22,7 +22,7 @@ static float *read_tensor(const dd_safetensors *file, const char *name) {
 
 static bool problem_open(problem *p) {
     *p = (problem){0};
-    if (dd_safetensors_open(&p->file, &dd_allocator_libc, "tests/golden/train/optimizer.safetensors", NULL) != DDIT_OK)
+    if (dd_safetensors_open(&p->file, &dd_allocator_libc, "tests/golden/optimizer/optimizer.safetensors", NULL) != DDIT_OK)
         return false;
     p->start = read_tensor(p->file, "start");
     p->target = read_tensor(p->file, "target");
