@@ -381,6 +381,66 @@ static void cells_scatter(dd_test *t, const op_choice *c) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------ memory */
+
+enum { RESERVED_ROWS = 150, RESERVED_WIDTH = 128, RESERVED_HEADS = 2 };
+
+/* Every backward pass on the first `rows` rows of matrices [RESERVED_ROWS, RESERVED_WIDTH]: act has eight of the activation dtype,
+ * f32 three: one to read, one to add to, and one whose begin serves as vector. Values do not matter. */
+static void all_passes(op_run *r, int64_t rows, const dd_weight *w, dd_tensor *const *act, dd_tensor *const *f32) {
+    dd_tensor a[8], f[2];
+    for (int i = 0; i < 8; i++) a[i] = dd_tensor_rows(*act[i], 0, rows);
+    for (int i = 0; i < 2; i++) f[i] = dd_tensor_rows(*f32[i], 0, rows);
+    int64_t width = RESERVED_WIDTH / RESERVED_HEADS;
+    dd_tensor vector = dd_tensor_1d(f32[2]->data, DD_DTYPE_F32, RESERVED_WIDTH), scale = vector, head = vector;
+    dd_tensor lse = dd_tensor_2d(f32[0]->data, DD_DTYPE_F32, RESERVED_HEADS, rows), head_weight;
+    scale.data = f32[0]->data;
+    head.shape[0] = head.ld = width;
+    head_weight = dd_tensor_1d(scale.data, DD_DTYPE_F32, width);
+    op_ok(r, dd_op_input_grad(r->b, &(dd_input_grad_args){.dx = f[1], .dy = a[0], .w = w, .scale = 1}, &r->err));
+    dd_tensor dw = dd_tensor_rows(*f32[1], 0, RESERVED_WIDTH);
+    dd_weight_grad_args weights = {.dw = &dw, .db = &vector, .dy = a[0], .x = &a[1], .scale = 1};
+    op_ok(r, dd_op_weight_grad(r->b, &weights, &r->err));
+    dd_norm_grad_args norm = {.dx = f[1], .dy = a[0], .x = f[0], .eps = 1, .dshift = &vector};
+    op_ok(r, dd_op_norm_grad(r->b, &norm, &r->err));
+    dd_qk_norm_rope_grad_args qk = {.dx = a[0], .dy = a[0], .x = a[1], .heads = RESERVED_HEADS, .weight = &head_weight,
+                                    .eps = 1, .dweight = &head};
+    op_ok(r, dd_op_qk_norm_rope_grad(r->b, &qk, &r->err));
+    dd_activation_grad_args activation = {.dx = a[0], .dy = a[0], .x = a[1], .activation = DD_ACTIVATION_GELU_TANH};
+    op_ok(r, dd_op_activation_grad(r->b, &activation, &r->err));
+    dd_gate_grad_args gated = {.dy = a[0], .dx = f[1], .gate = &scale, .y = &a[1], .dgate = &vector};
+    op_ok(r, dd_op_gate_grad(r->b, &gated, &r->err));
+    op_ok(r, dd_op_attention_grad(r->b, &(dd_attention_grad_args){.dq = a[0], .dk = a[1], .dv = a[2], .dout = a[3], .out = a[4],
+                                                                  .q = a[5], .k = a[6], .v = a[7], .lse = lse,
+                                                                  .heads = RESERVED_HEADS, .scale = 0.1f}, &r->err));
+}
+
+/* Nothing is allocated in a call once the largest sizes are known. */
+static void reserved(dd_test *t, const op_choice *c) {
+    if (!c->name || !HAS(t, c, input)) return; /* ref may allocate */
+    dd_test_allocator counting;
+    dd_test_allocator_init(&counting);
+    dd_backend *b = op_open(t, c, 2, &counting.allocator);
+    op_run r = {.t = t, .b = b, .label = "reserved", .rounding = c->activation, .amplitude = 1, .seed = 1};
+    dd_weight *w = op_weight(&r, (dd_weight_desc){.kind = DD_WEIGHT_LINEAR, .out = RESERVED_WIDTH, .in = RESERVED_WIDTH,
+                                                  .uses = DD_WEIGHT_FORWARD | DD_WEIGHT_INPUT_GRADIENT}, false);
+    dd_tensor *act[8], *f32[3];
+    for (int i = 0; i < 8; i++) act[i] = op_in2(&r, OP_ACT, RESERVED_ROWS, RESERVED_WIDTH);
+    for (int i = 0; i < 3; i++) f32[i] = op_in2(&r, OP_F32, RESERVED_ROWS, RESERVED_WIDTH);
+    dd_reserve sizes = {.attention_queries = RESERVED_ROWS, .attention_keys = RESERVED_ROWS, .attention_heads = RESERVED_HEADS,
+                        .attention_head_size = RESERVED_WIDTH / RESERVED_HEADS, .gradient_rows = RESERVED_ROWS,
+                        .weights = (const dd_weight *const *)r.weights, .weight_count = 1};
+    op_ok(&r, dd_op_reserve(b, &sizes, &r.err));
+    size_t before = counting.total;
+    for (int64_t rows = RESERVED_ROWS; rows > 0; rows -= 37) all_passes(&r, rows, w, act, f32);
+    DD_CHECK(t, counting.total == before);
+    for (int i = 0; i < r.tensor_count; i++) dd_op_free(b, r.tensors[i].memory), free(r.tensors[i].before);
+    dd_op_weight_free(b, w);
+    free(r.weight_data[0]), free(r.weight_data[1]);
+    dd_backend_close(b);
+    DD_CHECK(t, counting.live == 0);
+}
+
 OP_FAMILY(input)
 OP_FAMILY(weight)
 OP_FAMILY(attention)
@@ -389,12 +449,13 @@ OP_FAMILY(qk_norm_rope)
 OP_FAMILY(activation)
 OP_FAMILY(gate)
 OP_FAMILY(cells_scatter)
+OP_FAMILY(reserved)
 
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         OP_FAMILY_CASES(input),        OP_FAMILY_CASES(weight),     OP_FAMILY_CASES(attention), OP_FAMILY_CASES(norm),
         OP_FAMILY_CASES(qk_norm_rope), OP_FAMILY_CASES(activation), OP_FAMILY_CASES(gate),
-        OP_FAMILY_CASES(cells_scatter),
+        OP_FAMILY_CASES(cells_scatter), OP_FAMILY_CASES(reserved),
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

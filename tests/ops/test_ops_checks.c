@@ -289,6 +289,8 @@ static void pointwise_gradients(dd_test *t) {
     REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dx shares memory with x");
     n = norm, n.dscale = n.dshift = &four;
     REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dshift shares memory with dscale");
+    n = norm, n.dscale = n.scale = &four;
+    REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dscale shares memory with scale");
     n = norm, n.dy.shape[0] = 2;
     REFUSED(dd_op_norm_grad(s.b, &n, &t->err), "dy is [2, 4] F32, expected [3, 4] F32");
 
