@@ -167,25 +167,38 @@ static void adamw_task(void *user, int64_t block, int worker) {
     update_average(job, at, n);
 }
 
-/* Prodigy before the new d: the moments, and the block's parts of the numerator and the denominator of d. */
+/* The block's parts of the numerator and the denominator of Prodigy's d, in LANES sums each. */
+static void prodigy_sums(const step_job *j, int64_t at, int64_t n, double dots[LANES], double sizes[LANES]) {
+    const float *restrict gradient = j->gradient + at, *restrict values = j->o->values + at;
+    const float *restrict start = j->o->start + at, *restrict s = j->o->s + at;
+    float clip = j->clip;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            dots[k] += (double)(gradient[i + k] * clip) * ((double)start[i + k] - (double)values[i + k]);
+            sizes[k] += (double)fabsf(s[i + k]);
+        }
+    for (int k = 0; i + k < n; k++) {
+        dots[k] += (double)(gradient[i + k] * clip) * ((double)start[i + k] - (double)values[i + k]);
+        sizes[k] += (double)fabsf(s[i + k]);
+    }
+}
+
+/* Prodigy before the new d: the moments and the sums. */
 static void prodigy_moments_task(void *user, int64_t block, int worker) {
     const step_job j = *(const step_job *)user;
-    int64_t at = block * BLOCK, n = block_length(j.o, block), i = 0;
-    const float *restrict gradient = j.gradient + at, *restrict values = j.o->values + at, *restrict start = j.o->start + at;
+    int64_t at = block * BLOCK, n = block_length(j.o, block);
+    const float *restrict gradient = j.gradient + at;
     float *restrict m = j.o->m + at, *restrict v = j.o->v + at, *restrict s = j.o->s + at;
     double dots[LANES] = {0}, sizes[LANES] = {0};
     (void)worker;
-    while (i < n) {
-        int width = n - i < LANES ? (int)(n - i) : LANES;
-        for (int k = 0; k < width; k++, i++) {
-            float g = gradient[i] * j.clip;
-            m[i] = m[i] * j.beta1 + g * j.new1;
-            v[i] = v[i] * j.beta2 + g * g * j.new2;
-            s[i] = s[i] * j.beta3 + g * j.new3;
-            dots[k] += (double)g * ((double)start[i] - (double)values[i]);
-            sizes[k] += (double)fabsf(s[i]);
-        }
+    for (int64_t i = 0; i < n; i++) {
+        float g = gradient[i] * j.clip;
+        m[i] = m[i] * j.beta1 + g * j.new1;
+        v[i] = v[i] * j.beta2 + g * g * j.new2;
+        s[i] = s[i] * j.beta3 + g * j.new3;
     }
+    prodigy_sums(&j, at, n, dots, sizes);
     double *sums = j.o->sums + block * SUMS_PER_BLOCK;
     sums[0] = sums[1] = 0;
     for (int k = 0; k < LANES; k++) {
