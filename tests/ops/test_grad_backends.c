@@ -33,7 +33,8 @@ static dd_tensor *sum_of(op_run *r, int rank, int64_t d0, int64_t d1) {
 static dd_tensor *vector_sum(op_run *r, int64_t n) { return sum_of(r, 1, n, 0); }
 
 static void reserve(op_run *r, int64_t rows) {
-    dd_reserve sizes = {.weights = (const dd_weight *const *)r->weights, .weight_count = r->weight_count, .gradient_rows = rows};
+    dd_reserve sizes = {.weights = (const dd_weight *const *)r->weights, .weight_count = r->weight_count,
+                        .gradient_rows = rows};
     op_ok(r, dd_op_reserve(r->b, &sizes, &r->err));
 }
 
@@ -385,8 +386,8 @@ static void cells_scatter(dd_test *t, const op_choice *c) {
 
 enum { RESERVED_ROWS = 150, RESERVED_WIDTH = 128, RESERVED_HEADS = 2 };
 
-/* Every backward pass on the first `rows` rows of matrices [RESERVED_ROWS, RESERVED_WIDTH]: act has eight of the activation dtype,
- * f32 three: one to read, one to add to, and one whose begin serves as vector. Values do not matter. */
+/* Every backward pass on the first `rows` rows of matrices [RESERVED_ROWS, RESERVED_WIDTH]: act has eight of the activation
+ * dtype, f32 three: one to read, one to add to, and one whose begin serves as vector. Values do not matter. */
 static void all_passes(op_run *r, int64_t rows, const dd_weight *w, dd_tensor *const *act, dd_tensor *const *f32) {
     dd_tensor a[8], f[2];
     for (int i = 0; i < 8; i++) a[i] = dd_tensor_rows(*act[i], 0, rows);

@@ -341,7 +341,8 @@ static void missing_slots(dd_test *t) {
     dd_weight *w = NULL;
     DD_FAILS(t, dd_op_linear(&empty, &a, &t->err), DDIT_ERR_UNSUPPORTED, "backend none does not have the operation linear");
     for (int turn = 0; turn < 2; turn++) {
-#define MISSING(op) DD_FAILS(t, dd_op_##op##_grad(&empty, &(dd_##op##_grad_args){0}, &t->err), DDIT_ERR_UNSUPPORTED, #op "_grad")
+#define MISSING(op)                                                                                                            \
+    DD_FAILS(t, dd_op_##op##_grad(&empty, &(dd_##op##_grad_args){0}, &t->err), DDIT_ERR_UNSUPPORTED, #op "_grad")
         MISSING(input);
         MISSING(weight);
         MISSING(attention);
@@ -605,7 +606,8 @@ int main(int argc, char **argv) {
         {"ops on latents refuse", latent_ops}, {"backward passes of linear refuse", linear_gradients},
         {"backward passes of attention refuse", attention_gradients}, {"other backward passes refuse", pointwise_gradients},
         {"missing slots", missing_slots},
-        {"weights refuse", weight_refusals}, {"new values of weights", weight_updates}, {"lanes", lanes}, {"weights of any dtype", weights_of_any_dtype},
+        {"weights refuse", weight_refusals}, {"new values of weights", weight_updates}, {"lanes", lanes},
+        {"weights of any dtype", weights_of_any_dtype},
         {"tables of any dtype", tables_of_any_dtype}, {"failing allocations", failing_allocations}, {"registry", registry},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);

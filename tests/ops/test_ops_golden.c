@@ -1,4 +1,5 @@
-/* ref against torch in float64 (ops.safetensors of tools/make_op_goldens.py), so that the truth of the other tests has a witness of its own. */
+/* ref against torch in float64 (ops.safetensors of tools/make_op_goldens.py), so that the truth of the other tests has a
+ * witness of its own. */
 #include "ops/op_golden.h"
 
 static bool begin(golden *g, dd_test *t, const char *family) { return golden_begin(g, t, "ops.safetensors", family); }

@@ -1,6 +1,6 @@
 /* The reference backend: plain C loops, one file per op family; the truth for tests. Tensors are F32, sums float64. Weights
- * stay views of the file in any float dtype, Q8_0 blocks too; those made with DD_WEIGHT_UPDATES own their values as float32. Has
- * all backward passes. One thread, so one lane; a call may allocate rows of scratch, whatever dd_op_reserve was told. */
+ * stay views of the file in any float dtype, Q8_0 blocks too; those made with DD_WEIGHT_UPDATES own their values as float32.
+ * Has all backward passes. One thread, so one lane; a call may allocate rows of scratch, whatever dd_op_reserve was told. */
 #ifndef DD_BACKEND_REF_REF_H
 #define DD_BACKEND_REF_REF_H
 

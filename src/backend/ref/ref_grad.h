@@ -1,5 +1,5 @@
-/* The slots of op_grad.h in plain C: float64 sums, every result rounded once. Tensors may be F32 or BF16, so a backend that lacks
- * one of the slots that take no weight may use it from here. They may allocate rows of scratch.
+/* The slots of op_grad.h in plain C: float64 sums, every result rounded once. Tensors may be F32 or BF16, so a backend that
+ * lacks one of the slots that take no weight may use it from here. They may allocate rows of scratch.
  */
 #ifndef DD_BACKEND_REF_REF_GRAD_H
 #define DD_BACKEND_REF_REF_GRAD_H
