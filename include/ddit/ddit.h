@@ -225,7 +225,7 @@ typedef struct ddit_train_params {
                              * lies beside it: ADAPTER.run (loss.csv, loss.png, eval.csv, samples, checkpoints) */
     const char *scope;      /* "adapter": distil a patch-size adapter from the frozen model; "all": train every weight of the
                              * transformer at factor 1 (flow matching; with guidance LO,HI: guidance distillation) */
-    /* data: prompts or folder. Without both the model's own trajectories are drawn with the prompts of ddit.json, or refused */
+    /* data: one of prompts and data is required (neither with steps = -1) */
     const char *prompts;    /* text file, a prompt a line: latents of the base's own trajectories, no pictures needed */
     const char *data;       /* folder of pictures with captions: NAME.txt beside each, or captions.jsonl ({"file","text"}) */
     const char *cache;      /* where trajectories or encoded pictures are kept; NULL: the run's folder */
@@ -253,6 +253,8 @@ typedef struct ddit_train_params {
     double ema;             /* decay of the moving average; NaN: 0.99; 0: none */
     double loss_floor;      /* w in the weight sigma^2 / (sigma^2 + w); NaN: 0 (all noise levels alike) */
     const char *guidance;   /* "LO,HI" or one number: guidance input; NULL: the model's default */
+    const char *levels;     /* noise levels of pictures before the model's shift: "uniform" or "logit-normal" (mean 0, deviation
+                             * 1); NULL: uniform, with scope all logit-normal */
     double caption_dropout; /* scope all: share of samples with an empty caption; NaN: 0.1 */
     uint64_t seed;
     /* living with it */

@@ -8,9 +8,11 @@
 
 #include <jansson.h>
 
+#include "pipeline/picture_folder.h"
 #include "pipeline/pipeline.h"
 #include "train/checkpoint.h"
 #include "train/loss_log.h"
+#include "train/pictures.h"
 #include "train/trainer.h"
 #include "train/trajectories.h"
 
@@ -36,6 +38,7 @@ typedef struct dd_train_settings {
     double loss_floor;
     float guidance_low, guidance_high;
     double caption_dropout;
+    dd_noise_levels levels;   /* of pictures */
     uint64_t seed;
     bool resume;
     int64_t sample_every, save_every;
@@ -93,6 +96,29 @@ struct dd_train_run;
 ddit_status dd_heldout_make_targets(dd_heldout *h, struct dd_train_run *run, ddit_err *err);
 const dd_train_source *dd_heldout_source(const dd_heldout *h);
 
+/* ---------------------------------------------------------------------------------------------- data */
+
+/* Where samples come from: the base's trajectories, or pictures. It stands before the source of either and says what is left
+ * to say of a sample. */
+typedef struct dd_train_data {
+    dd_train_source source;        /* first: the source is the object */
+    const dd_train_source *inner;
+    const struct dd_train_run *run;
+    dd_trajectories *trajectories; /* owned or NULL */
+    dd_picture_folder folder;      /* owned; empty without pictures */
+    dd_pictures_item *items;       /* owned [folder.count] */
+    dd_pictures *pictures;         /* owned or NULL */
+} dd_train_data;
+
+/* Pictures: lists the folder, its captions becoming run->texts; opens (and makes) their latents. */
+ddit_status dd_train_pictures_read(struct dd_train_run *run, ddit_err *err);
+ddit_status dd_train_pictures_make(struct dd_train_run *run, ddit_err *err);
+void dd_train_pictures_close(struct dd_train_run *run);
+uint64_t dd_train_pictures_hash(const struct dd_train_run *run);
+
+/* Noise level of u in (0, 1] for pictures of this size; user: the run. */
+float dd_train_sigma_of(const void *run, double u);
+
 /* ---------------------------------------------------------------------------------------------- the run */
 
 /* A transformer with gradients and what works on it. */
@@ -127,7 +153,7 @@ typedef struct dd_train_run {
     dd_backend **lane_backends;  /* owned [lane_count]; the main backend if there is one lane */
     dd_pool *pool;               /* owned: lane_count threads */
     dd_train_engine student, teacher;
-    struct dd_train_data *data;  /* owned */
+    dd_train_data *data;         /* owned */
     const dd_train_source *source;
     float *start;                /* owned [total]: values before the first step */
     dd_optimizer optimizer;
@@ -158,8 +184,8 @@ ddit_status dd_train_announce(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_engines_open(dd_train_run *run, ddit_err *err);
 void dd_train_engines_close(dd_train_run *run);
 
-/* Training data: reads what the user gave (prompts or the list of pictures); encodes the texts; makes trajectories or latents
- * and run->source. Evaluation data likewise. */
+/* Training data: reads what the user gave (prompts or the list of pictures); encodes texts and pictures; makes trajectories and
+ * run->source. Evaluation data likewise. */
 ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err);

@@ -13,16 +13,7 @@ enum {
     ENCODE_BLOCK = 1024,     /* prompts encoded between two calls of progress: the encoders are opened for each block */
     EVAL_TRAJECTORIES = 16,
     EVAL_SEED = 20250,
-    STREAM_DROPOUT = DD_STREAM_USES, /* index: sample */
-    STREAM_INPUT                     /* index: sample */
-};
-
-/* Changes what a source says of its samples: captions left out, guidance drawn anew. */
-struct dd_train_data {
-    dd_train_source source; /* first: the source is the object */
-    const dd_train_source *inner;
-    const dd_train_run *run;
-    dd_trajectories *trajectories; /* owned or NULL */
+    STREAM_GUIDANCE = DD_STREAM_USES /* index: sample */
 };
 
 /* ---------------------------------------------------------------------------------------------- reading */
@@ -47,10 +38,12 @@ ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err) {
     if (run->s.all) DD_TRY(dd_train_texts_add(&run->empty, run->a, "", 0, err));
     if (run->s.measure_only) return DDIT_OK;
     if (run->s.prompts) return dd_train_texts_read(&run->texts, run->a, run->s.prompts, err);
-    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "data: pictures cannot be read yet");
+    return dd_train_pictures_read(run, err);
 }
 
-uint64_t dd_train_data_hash(const dd_train_run *run) { return dd_train_texts_hash(&run->texts); }
+uint64_t dd_train_data_hash(const dd_train_run *run) {
+    return run->s.data ? dd_train_pictures_hash(run) : dd_train_texts_hash(&run->texts);
+}
 
 uint64_t dd_train_data_bytes(const dd_train_run *run) { return run->heldout ? dd_heldout_bytes(run->heldout) : 0; }
 
@@ -75,12 +68,13 @@ static ddit_status encode(dd_train_run *run, dd_train_texts *t, ddit_err *err) {
 ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err) {
     DD_TRY(encode(run, &run->texts, err));
     DD_TRY(encode(run, &run->eval_texts, err));
-    return encode(run, &run->empty, err);
+    DD_TRY(encode(run, &run->empty, err));
+    return run->s.data && !run->s.measure_only ? dd_train_pictures_make(run, err) : DDIT_OK;
 }
 
 /* ---------------------------------------------------------------------------------------------- trajectories */
 
-static float sigma_of(const void *user, double u) {
+float dd_train_sigma_of(const void *user, double u) {
     const dd_train_run *run = user;
     dd_sampler_params p = dd_settings_sampler(&run->s.run, run->model);
     dd_grid grid = dd_train_grid(&run->s, run->model);
@@ -132,7 +126,7 @@ static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, c
                                 .patch = run->model->config.transformer.patch, .count = count, .points = s->points,
                                 .samples_per_step = s->batch * s->accumulate, .seed = seed, .prompts = texts->prompts,
                                 .prompt_count = texts->count, .guidance_low = low, .guidance_high = high, .rank = run->rank,
-                                .ranks = run->ranks, .sigma_of = sigma_of, .sigma_user = run};
+                                .ranks = run->ranks, .sigma_of = dd_train_sigma_of, .sigma_user = run};
     int missing = 0;
     ddit_status status = dd_trajectories_open(out, run->a, &p, &missing, err);
     dd_free(run->a, folder);
@@ -143,30 +137,28 @@ static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, c
 /* ---------------------------------------------------------------------------------------------- as a source */
 
 static ddit_status plan(const dd_train_source *source, uint64_t step, int i, dd_train_sample *out, ddit_err *err) {
-    const struct dd_train_data *d = (const struct dd_train_data *)source;
+    const dd_train_data *d = (const dd_train_data *)source;
     const dd_train_settings *s = &d->run->s;
     uint64_t number = step * (uint64_t)(s->batch * s->accumulate) + (uint64_t)i;
     DD_TRY(d->inner->plan(d->inner, step, i, out, err));
-    if (s->caption_dropout > 0 && dd_counter_uniform(s->seed, STREAM_DROPOUT, number) < s->caption_dropout) {
-        out->text = source->empty_text;
-        out->pooled = source->empty_pooled;
-    }
-    if (s->distil || s->data) {
-        float u = (float)dd_counter_uniform(s->seed, STREAM_INPUT, number);
+    if (s->distil && d->trajectories) { /* they were drawn with an input of 1: the base does not know others yet */
+        float u = (float)dd_counter_uniform(s->seed, STREAM_GUIDANCE, number);
         out->guidance = s->guidance_low + u * (s->guidance_high - s->guidance_low);
     }
     return DDIT_OK;
 }
 
 static ddit_status fetch(const dd_train_source *source, uint64_t step, int i, float *latent, float *target, ddit_err *err) {
-    const struct dd_train_data *d = (const struct dd_train_data *)source;
+    const dd_train_data *d = (const dd_train_data *)source;
     return d->inner->fetch(d->inner, step, i, latent, target, err);
 }
 
 static ddit_status make_training(dd_train_run *run, ddit_err *err) {
-    struct dd_train_data *d = run->data;
-    DD_TRY(open_trajectories(run, &d->trajectories, &run->texts, run->s.trajectories, run->s.seed, err));
-    d->inner = dd_trajectories_source(d->trajectories);
+    dd_train_data *d = run->data;
+    if (run->s.prompts) {
+        DD_TRY(open_trajectories(run, &d->trajectories, &run->texts, run->s.trajectories, run->s.seed, err));
+        d->inner = dd_trajectories_source(d->trajectories);
+    } else DD_TRY(dd_pictures_source(d->pictures, &d->inner, err));
     d->source = (dd_train_source){.plan = plan, .fetch = fetch};
     if (run->s.all) {
         d->source.empty_text = run->empty.prompts[0].text;
@@ -195,7 +187,10 @@ ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err) {
 }
 
 void dd_train_data_close(dd_train_run *run) {
-    if (run->data) dd_trajectories_close(run->data->trajectories);
+    if (run->data) {
+        dd_trajectories_close(run->data->trajectories);
+        dd_train_pictures_close(run);
+    }
     dd_free(run->a, run->data);
     run->data = NULL;
     dd_trajectories_close(run->eval_trajectories);

@@ -92,7 +92,12 @@ static void encode_items(tally *t, const dd_train_run *run) {
     uint64_t clip_sum = clip.weights + clip.activations, t5_sum = t5.weights + t5.activations;
     item(t, "program and libraries (about)", PROGRAM_BYTES);
     item(t, "prompt embeddings", dd_train_texts_bytes(m, &run->s, text_count(run)));
-    item(t, "text encoder (freed before training)", clip_sum > t5_sum ? clip_sum : t5_sum);
+    uint64_t text = clip_sum > t5_sum ? clip_sum : t5_sum, vae = 0;
+    if (run->s.data) {
+        dd_part_bytes b = dd_flux_vae_encoder_bytes(&m->config.vae, run->s.run.height, run->s.run.width, act);
+        vae = b.weights + b.activations + 3 * (uint64_t)run->s.run.height * (uint64_t)run->s.run.width;
+    }
+    item(t, text > vae ? "text encoder (freed before training)" : "autoencoder (freed before training)", text > vae ? text : vae);
 }
 
 static void engine_items(tally *t, const dd_train_run *run) {

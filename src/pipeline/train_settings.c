@@ -188,6 +188,10 @@ static ddit_status resolve_data(dd_train_settings *s, const ddit_train_params *p
     s->trajectories = p->trajectories ? p->trajectories : DEFAULT_TRAJECTORIES;
     s->points = p->points ? p->points : DEFAULT_POINTS;
     s->caption_dropout = s->all && !s->distil ? given(p->caption_dropout, 0.1) : 0;
+    static const char *const levels[] = {"uniform", "logit-normal"};
+    int level = p->levels ? choice(p->levels, levels, 2) : s->all;
+    if (level < 0) return dd_fail(err, DDIT_ERR_ARGUMENT, "levels is \"%s\", expected uniform or logit-normal", p->levels);
+    s->levels = level == 1 ? DD_NOISE_LOGIT_NORMAL : DD_NOISE_UNIFORM;
     if (p->prompts && p->data) return dd_fail(err, DDIT_ERR_ARGUMENT, "both prompts and data are given: leave one of them out");
     if (!p->prompts && !p->data && !s->measure_only)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "neither prompts nor data is given: name a text file with a prompt a line, or a "
@@ -277,11 +281,11 @@ void dd_train_settings_text(dd_train_run *run) {
              "scope=%s\nmodel=%016" PRIx64 "\nprecision=%s\nwidth=%d\nheight=%d\ntext_tokens=%d\nfactors=%s%s\nrank=%d\n"
              "lora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\nsteps=%" PRId64 "\nbatch=%d\n"
              "accumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\nweight_decay=%.17g\nwarmup=%" PRId64 "\ndecay=%d\nclip=%.17g\n"
-             "ema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\nseed=%" PRIu64 "\n",
+             "ema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\nlevels=%d\nseed=%" PRIu64 "\n",
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
              t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run), s->trajectories,
              s->points, s->steps, s->batch, s->accumulate, run->accumulators, (int)o->kind, o->lr, o->weight_decay,
              o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
-             (double)s->guidance_high, s->caption_dropout, s->seed);
+             (double)s->guidance_high, s->caption_dropout, (int)s->levels, s->seed);
 }
