@@ -44,6 +44,9 @@ typedef struct dd_gemm_engine {
     void (*pack_a)(void *to, const void *from, int64_t ld, int m, int64_t k);
     void (*pack_a_transposed)(void *to, const void *from, int64_t ld, int m, int64_t k);
 
+    /* From the transpose too, `depth` deep with zeros after k: depth as large as a plan needs (whole_keys), else k. */
+    void (*pack_a_columns)(void *to, const void *from, int64_t ld, int m, int64_t k, int64_t depth);
+
     /* Lays out a B operand from the rows of its transpose: `from` [n, k], rows ld values apart, as weights are stored. */
     void (*pack_b)(void *to, const void *from, int64_t ld, int64_t n, int64_t k);
 

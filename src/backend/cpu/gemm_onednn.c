@@ -63,11 +63,11 @@ static void transpose(char *to, int64_t to_ld, const char *from, int64_t from_ld
     }
 }
 
-/* A transposed block is the values of attention: its rows are padded to whole blocks of keys, and in number like others. */
-static void transpose_dense(char *to, const char *from, int64_t ld, int m, int64_t k, size_t size) {
-    transpose(to, DD_GEMM_KEYS, from, ld, k, m, size);
-    for (int i = 0; i < m; i++) memset(to + (size_t)(i * DD_GEMM_KEYS + k) * size, 0, (size_t)(DD_GEMM_KEYS - k) * size);
-    memset(to + (size_t)m * DD_GEMM_KEYS * size, 0, (size_t)(round_up(m, ROW_STEP) - m) * DD_GEMM_KEYS * size);
+/* An A block from its transpose: `depth` values a row, padded in number like others. */
+static void transpose_dense(char *to, const char *from, int64_t ld, int m, int64_t k, int64_t depth, size_t size) {
+    transpose(to, depth, from, ld, k, m, size);
+    for (int i = 0; k < depth && i < m; i++) memset(to + (size_t)(i * depth + k) * size, 0, (size_t)(depth - k) * size);
+    memset(to + (size_t)(m * depth) * size, 0, (size_t)((round_up(m, ROW_STEP) - m) * depth) * size);
 }
 
 /* pack_b keeps the rows of the transpose, so rows of B become columns; columns of B past n are zeros like there. */
@@ -84,7 +84,10 @@ static void transpose_rows(char *to, const char *from, int64_t ld, int64_t n, in
         copy_dense(to, from, (size_t)ld * (size), (size_t)k * (size), m, round_up(m, ROW_STEP));                             \
     }                                                                                                                        \
     static void pack_a_transposed_##name(void *to, const void *from, int64_t ld, int m, int64_t k) {                         \
-        transpose_dense(to, from, ld, m, k, size);                                                                           \
+        transpose_dense(to, from, ld, m, k, DD_GEMM_KEYS, size); /* values of attention: whole blocks of keys */            \
+    }                                                                                                                        \
+    static void pack_a_columns_##name(void *to, const void *from, int64_t ld, int m, int64_t k, int64_t depth) {             \
+        transpose_dense(to, from, ld, m, k, depth, size);                                                                    \
     }                                                                                                                        \
     static void pack_b_##name(void *to, const void *from, int64_t ld, int64_t n, int64_t k) {                                \
         copy_dense(to, from, (size_t)ld * (size), (size_t)k * (size), n, round_up(n, COLS));                                 \
@@ -277,6 +280,7 @@ static ddit_status plan_make_f32(dd_gemm_plan **out, const dd_allocator *a, int 
         .b_bytes = b_bytes_##type,                                                                                           \
         .pack_a = pack_a_##type,                                                                                             \
         .pack_a_transposed = pack_a_transposed_##type,                                                                       \
+        .pack_a_columns = pack_a_columns_##type,                                                                             \
         .pack_b = pack_b_##type,                                                                                             \
         .pack_b_rows = pack_b_rows_##type,                                                                                   \
         .product = product,                                                                                                  \

@@ -206,6 +206,16 @@ static void pack_a_transposed_f32(void *to, const void *from, int64_t ld, int m,
     }
 }
 
+static void pack_a_columns_bf16(void *to, const void *from, int64_t ld, int m, int64_t k, int64_t depth) {
+    (void)depth;
+    pack_a_transposed_bf16(to, from, ld, m, k);
+}
+
+static void pack_a_columns_f32(void *to, const void *from, int64_t ld, int m, int64_t k, int64_t depth) {
+    (void)depth;
+    pack_a_transposed_f32(to, from, ld, m, k);
+}
+
 INLINE void pack_panels(uint32_t *to, const char *from, int64_t row_bytes, int64_t n, int64_t k, const bool bf16) {
     int64_t steps = bf16 ? (k + 1) / 2 : k;
     for (int64_t col = 0; col < n; col += 16) {
@@ -280,6 +290,7 @@ const dd_gemm_engine dd_gemm_avx512_bf16 = {
     .b_bytes = b_bytes_bf16,
     .pack_a = pack_a_bf16,
     .pack_a_transposed = pack_a_transposed_bf16,
+    .pack_a_columns = pack_a_columns_bf16,
     .pack_b = pack_b_bf16,
     .pack_b_rows = pack_b_rows_bf16,
     .product = product_bf16,
@@ -297,6 +308,7 @@ const dd_gemm_engine dd_gemm_avx512_f32 = {
     .b_bytes = b_bytes_f32,
     .pack_a = pack_a_f32,
     .pack_a_transposed = pack_a_transposed_f32,
+    .pack_a_columns = pack_a_columns_f32,
     .pack_b = pack_b_f32,
     .pack_b_rows = pack_b_rows_f32,
     .product = product_f32,
