@@ -2,10 +2,10 @@
  *
  * input: dx = dy W is the forward product of a weight that was laid out a second time, transposed (cpu_weight.c).
  *
- * weight: dw = dy^T x. A holds the columns of dy, B those of x, and the rows of both are the inner dimension, cut into chunks
- * of at most DD_GEMM_KEYS. A piece of up to BLOCKS row blocks and CHUNKS chunks of dy^T is laid out in shared scratch; then
- * tasks of a few column blocks lay out their part of x and go over the piece. So every value is laid out about once, memory does
- * not grow with the shapes, and a value of dw is read and written once per CHUNKS chunks.
+ * weight: dw = dy^T x. A holds the columns of dy, B those of x, and the rows of both are the inner dimension, cut into
+ * chunks of at most DD_GEMM_KEYS. A piece of up to BLOCKS row blocks and CHUNKS chunks of dy^T is laid out in shared
+ * scratch; then tasks of a few column blocks lay out their part of x and go over the piece. So every value is laid out
+ * about once, memory does not grow with the shapes, and a value of dw is read and written once per CHUNKS chunks.
  */
 #include <string.h>
 
