@@ -213,6 +213,9 @@ static void attention(dd_test *t, const op_choice *c) {
     compare_attention(t, c, (attention_param){.queries = 50, .keys = 100, .heads = 2, .width = 64, .sharpness = 5});
     compare_attention(t, c, (attention_param){.queries = 280, .keys = 280, .heads = 4, .width = 64});
     compare_attention(t, c, (attention_param){.queries = 300, .keys = 300, .heads = 1, .width = 128, .gap = 16});
+    /* So many keys that a head is divided among threads. */
+    compare_attention(t, c, (attention_param){.queries = 250, .keys = 700, .heads = 2, .width = 32});
+    compare_attention(t, c, (attention_param){.queries = 700, .keys = 900, .heads = 1, .width = 16, .causal = true});
 }
 
 /* ------------------------------------------------------------------------------------------------ norms */
