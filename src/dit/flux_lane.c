@@ -72,21 +72,22 @@ static uint64_t lora_sides(const dd_flux_config *c, unsigned targets) {
     return sides;
 }
 
-/* Matrices as they are (one value of the activation dtype each), once for the forward pass and once for input gradients.
- * Backends may pad; biases are left out. */
+/* Matrices as they are, once for the forward pass and once for input gradients, and biases. Backends may pad matrices. */
 static uint64_t measure_weights(const dd_flux_config *c, const dd_train_options *o, uint64_t act) {
     uint64_t d = (uint64_t)c->hidden, mlp = (uint64_t)c->mlp_hidden, doubles = (uint64_t)c->num_layers;
     uint64_t singles = (uint64_t)c->num_single_layers, modulations = (12 * doubles + 3 * singles + 2) * d * d;
     uint64_t block_linears = doubles * 2 * (4 * d * d + 2 * d * mlp) + singles * (3 * d * d + d * mlp + (d + mlp) * d);
-    uint64_t values = block_linears + d * (uint64_t)c->out_channels + modulations;
-    if (o->scope == DD_TRAIN_ALL) return (values + modulations) * act + (c->guidance_embeds ? 3 : 2) * d * d * sizeof(float);
+    uint64_t values = block_linears + d * (uint64_t)c->out_channels + modulations, biases = modulations / d;
+    if (o->scope == DD_TRAIN_ALL)
+        return (values + modulations) * act + (biases + (c->guidance_embeds ? 3 : 2) * d * d) * sizeof(float);
     for (int f = 1; f < DD_FACTOR_COUNT; f++) {
         uint64_t n = (uint64_t)(c->patch * dd_factor_at(f));
         if (!o->factor[f]) continue;
         values += 3 * d * (uint64_t)c->latent_channels * n * n;
+        biases += d + (uint64_t)c->latent_channels * n * n;
         values += 2 * (uint64_t)o->rank * lora_sides(c, o->lora_targets);
     }
-    return values * act;
+    return values * act + biases * sizeof(float);
 }
 
 dd_flux_train_bytes dd_flux_train_measure(const dd_flux_config *config, dd_dtype activation, const dd_train_options *options,

@@ -54,7 +54,8 @@ typedef struct dd_train_options {
 
 /* Bytes that training takes in backend memory beside the dit's own weights (dd_flux_dit_open), before anything is made. */
 typedef struct dd_flux_train_bytes {
-    uint64_t weights;     /* what the trainee adds: prepared adapter, transposes for input gradients, modulation weights kept */
+    uint64_t weights;     /* what training adds to an open dit: prepared adapter, transposes for input gradients, modulation
+                           * weights kept; as matrices are, a backend may pad them (ref keeps views and takes less) */
     uint64_t checkpoints; /* of one lane: blocks * tokens * hidden * 4 */
     uint64_t block;       /* of one lane: buffers of one block, forward and backward, embeddings, latents */
     uint64_t batch;       /* conditions of a batch (and their gradients with DD_TRAIN_ALL) */
@@ -77,7 +78,8 @@ dd_flux_train_bytes dd_flux_train_measure(const dd_flux_config *config, dd_dtype
 ddit_status dd_flux_trainee_create(dd_flux_trainee **out, dd_flux_dit *dit, const dd_train_options *options, ddit_err *err);
 void dd_flux_trainee_free(dd_flux_trainee *trainee); /* NULL accepted; lanes and batches first */
 
-/* The segments of the flat vector; names are those of docs/adapter_file.md, with DD_TRAIN_ALL diffusers' names. */
+/* The segments of the flat vector; names are those of docs/adapter_file.md, with DD_TRAIN_ALL diffusers' names. An embedding's
+ * bias and its id vector are added to the same rows and have the same gradient; both are parameters because files have both. */
 const dd_param_list *dd_flux_trainee_params(const dd_flux_trainee *trainee);
 
 /* Start values, values[total] host memory. ADAPTER: the pseudo-inverse start (docs/training.md: embedding P w, de-embedding B w,
@@ -87,7 +89,7 @@ ddit_status dd_flux_trainee_start(const dd_flux_trainee *trainee, uint64_t seed,
 /* Puts values[total] (host) into the weights. No lane may be at work. */
 ddit_status dd_flux_trainee_update(dd_flux_trainee *trainee, const float *values, ddit_err *err);
 
-/* Conditions of up to `count` samples. */
+/* Conditions of up to `count` samples. Errors: DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
 ddit_status dd_flux_batch_create(dd_flux_batch **out, dd_flux_trainee *trainee, int count, int text_tokens, ddit_err *err);
 void dd_flux_batch_free(dd_flux_batch *batch);
 
@@ -107,7 +109,8 @@ ddit_status dd_flux_batch_condition(dd_flux_batch *batch, const dd_flux_conditio
  * gradient[total] backend memory, added to. */
 ddit_status dd_flux_batch_backward(dd_flux_batch *batch, float *gradient, ddit_err *err);
 
-/* A lane on `backend`: the trainee's own, or one of its lanes. */
+/* A lane on `backend`: the trainee's own, or one of its lanes. Its batches must have params->text_tokens rows of text. Errors:
+ * DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
 ddit_status dd_flux_lane_create(dd_flux_lane **out, dd_flux_trainee *trainee, dd_backend *backend,
                                 const dd_flux_lane_params *params, ddit_err *err);
 void dd_flux_lane_free(dd_flux_lane *lane);
@@ -117,7 +120,8 @@ void dd_flux_lane_free(dd_flux_lane *lane);
 ddit_status dd_flux_lane_velocity(dd_flux_lane *lane, const dd_flux_batch *batch, int index, float sigma,
                                   const dd_layout *layout, const float *latent, float *velocity, ddit_err *err);
 
-/* The same, keeping checkpoints for one backward. With DD_TRAIN_ALL layouts must be uniform(1). */
+/* The same, keeping checkpoints for one backward; what the pointers refer to is copied, the batch must stay as it is.
+ * Errors: DDIT_ERR_ARGUMENT for more cells than max_image_tokens, with DD_TRAIN_ALL for layouts that are not uniform(1). */
 ddit_status dd_flux_lane_forward(dd_flux_lane *lane, dd_flux_batch *batch, int index, float sigma, const dd_layout *layout,
                                  const float *latent, float *velocity, ddit_err *err);
 
