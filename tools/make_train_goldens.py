@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/train: gradients of mean((velocity - target)^2) by torch's autograd in float64, through the reference model
-of tools/ddit_reference.py, for the tiny model flux_head32 with the adapters of tests/golden/adapter.
+"""Makes tests/golden/train: gradients of mean((velocity - target)^2) by torch's autograd in float64, through the reference
+model of tools/ddit_reference.py, for tiny models: flux_head32 with the adapters of tests/golden/adapter, and flux_head64 (two double
+blocks, no guidance) with one made here.
+
+  adapter_head64.safetensors   factor 2, rank 2, residual linear+hf, BF16, for flux_head64
 
   grad_NN.safetensors   latent, target [16,h,w], t5 [L,width], pooled [width], velocity [16,h,w];
                         grad.NAME: values of the gradient of parameter NAME, float32: all of them up to SAMPLE, else
-                        SAMPLE values `step` apart (step = count // SAMPLE, odd); norm.NAME [1]: the whole gradient's norm, float64.
-                        metadata: what, model, adapter (file name, or "all": the transformer's own weights), layout, sigma,
-                        guidance, loss
+                        SAMPLE values `step` apart (step = count // SAMPLE, made odd);
+                        norm.NAME [1]: the whole gradient's norm, float64;
+                        metadata: what, model, folder and adapter (tests/golden/FOLDER/ADAPTER.safetensors; "all": the
+                        transformer's own weights instead), layout, sigma, guidance, loss
 
 Usage: python3 tools/make_train_goldens.py
 """
@@ -16,16 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from ddit_reference import Flux, from_string, uniform
-from make_adapter_goldens import a_latent
+from make_adapter_goldens import a_latent, random_adapter
 from stable_save import save_stable
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "tests" / "golden" / "flux_head32"
-ADAPTERS = ROOT / "tests" / "golden" / "adapter"
-OUT = ROOT / "tests" / "golden" / "train"
+GOLDEN = ROOT / "tests" / "golden"
+OUT = GOLDEN / "train"
 SAMPLE = 512
 TOKENS = 12
 
@@ -39,6 +41,9 @@ CASES = [  # what, adapter, layout, sigma, (h, w) of the latent
     ("uniform 2 over the edge, residual linear", "adapter_linear", "uniform 2", 0.75, (6, 10)),
     ("uniform 2, residual hf", "adapter_hf", "uniform 2", 0.03125, (8, 8)),
     ("the whole transformer", "all", "uniform 1", 0.55, (8, 12)),
+    ("two double blocks, uniform 2", "adapter_head64", "uniform 2", 0.85, (8, 8)),
+    ("two double blocks, mixed layout", "adapter_head64", "(1212)(2222)", 0.65, (8, 16)),
+    ("the whole transformer without guidance", "all_head64", "uniform 1", 0.35, (6, 8)),
 ]
 
 
@@ -56,8 +61,11 @@ def sample(gradient):
 def one_case(spec, seed):
     what, adapter, layout, sigma, (h, w) = spec
     g = torch.Generator().manual_seed(seed)
-    model = Flux(MODEL, None if adapter == "all" else ADAPTERS / f"{adapter}.safetensors")
-    trained = model.w if adapter == "all" else model.adapter.tensors
+    name = "flux_head64" if "head64" in adapter else "flux_head32"
+    everything = adapter.startswith("all")
+    folder = "train" if "head64" in adapter else "adapter"
+    model = Flux(GOLDEN / name, None if everything else GOLDEN / folder / f"{adapter}.safetensors")
+    trained = model.w if everything else model.adapter.tensors
     for tensor in trained.values():
         tensor.requires_grad_(True)
     sigma = float(np.float32(sigma))
@@ -71,13 +79,14 @@ def one_case(spec, seed):
     loss = ((v - target.double()) ** 2).mean()
     loss.backward()
     out = {"latent": z, "target": target, "t5": t5, "pooled": pooled, "velocity": v.detach().float()}
-    for name, tensor in trained.items():
+    for key, tensor in trained.items():
         gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-        out["grad." + name], out["norm." + name] = sample(gradient)
+        out["grad." + key], out["norm." + key] = sample(gradient)
     about = {
         "what": what,
-        "model": MODEL.name,
-        "adapter": adapter,
+        "model": name,
+        "folder": folder,
+        "adapter": "all" if everything else adapter,
         "layout": layout,
         "sigma": repr(sigma),
         "guidance": "3.5",
@@ -90,6 +99,9 @@ def main():
     torch.set_num_threads(1)
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
+    head64 = OUT / "adapter_head64.safetensors"
+    random_adapter(head64, Flux(GOLDEN / "flux_head64"), (2,), 2, 4, "linear+hf", torch.bfloat16, 7)
+    head64.chmod(0o644)
     for i, spec in enumerate(CASES):
         out, about = one_case(spec, 100 + i)
         path = OUT / f"grad_{i:02}.safetensors"

@@ -14,7 +14,8 @@ ddit_status dd_flux_layer_gradient(dd_backend *b, float *gradient, dd_flux_place
 
 static ddit_status input(const dd_flux_pass *p, const dd_weight *w, dd_tensor dx, dd_tensor dy, float scale, bool replace,
                          ddit_err *err) {
-    return dd_op_input_grad(p->c->b, &(dd_input_grad_args){.dx = dx, .dy = dy, .w = w, .scale = scale, .replace = replace}, err);
+    const dd_input_grad_args args = {.dx = dx, .dy = dy, .w = w, .scale = scale, .replace = replace};
+    return dd_op_input_grad(p->c->b, &args, err);
 }
 
 static ddit_status product(const dd_flux_pass *p, int64_t at, dd_tensor dy, dd_tensor x, float scale, ddit_err *err) {
@@ -69,7 +70,7 @@ static ddit_status norm_backward(const dd_flux_pass *p, dd_tensor dx, dd_tensor 
                            err);
 }
 
-/* Back through x += gate * y on rows from `begin`: dy from dx. products: the tape's y [rows, d], NULL if gates are not trained. */
+/* Back through x += gate * y on rows from `begin`: dy from dx. products: the tape's y [rows, d]; NULL: gates are not trained. */
 static ddit_status gate_backward(const dd_flux_pass *p, dd_tensor dy, dd_tensor dx, void *products, int begin, float *table,
                                  float *dtable, int count, int gate_at, ddit_err *err) {
     dd_tensor gate = dd_flux_modulation(p->c, table, count, gate_at), dgate, y;

@@ -14,8 +14,8 @@ static void plan_tables(dd_flux_tables *t, dd_memory_plan *plan, const dd_flux_c
     t->final = take(plan, DD_DTYPE_F32, count, 2 * d);
 }
 
-static void plan_batch(dd_flux_batch *batch, dd_memory_plan *plan, const dd_flux_config *c, dd_dtype act, bool all, int64_t count,
-                       int64_t text_tokens) {
+static void plan_batch(dd_flux_batch *batch, dd_memory_plan *plan, const dd_flux_config *c, dd_dtype act, bool all,
+                       int64_t count, int64_t text_tokens) {
     int64_t d = c->hidden, width = c->joint_attention_dim;
     batch->full = take(plan, DD_DTYPE_F32, text_tokens, width);
     batch->text = take(plan, act, all ? count * text_tokens : text_tokens, width);
@@ -106,8 +106,8 @@ static ddit_status embed_texts(dd_flux_batch *batch, const dd_flux_condition *sa
     size_t text_bytes = (size_t)(tokens * dit->config.joint_attention_dim) * (dit->backend->activation == DD_DTYPE_F32 ? 4 : 2);
     for (int i = 0; i < batch->count; i++) {
         void *act = (char *)batch->text + (all ? (size_t)i * text_bytes : 0);
-        DD_TRY(dd_flux_embed_text(dit, batch->text_tokens, samples[i].text, batch->full, act, batch->tables.text + i * tokens * d,
-                                  err));
+        float *embedded = batch->tables.text + i * tokens * d;
+        DD_TRY(dd_flux_embed_text(dit, batch->text_tokens, samples[i].text, batch->full, act, embedded, err));
     }
     return DDIT_OK;
 }

@@ -197,7 +197,8 @@ ddit_status dd_flux_lane_forward(dd_flux_lane *lane, dd_flux_batch *batch, int i
         return dd_fail(err, DDIT_ERR_ARGUMENT, "a layout has %d cells, the lane was made for training with at most %d",
                        layout->cell_total, lane->params.max_image_tokens);
     if (lane->trainee->options.scope == DD_TRAIN_ALL && dd_layout_uniform_factor(layout) != 1)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "a layout has cells of factor 2 or 4; the whole transformer is trained at factor 1");
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "a layout has cells of factor 2 or 4, but the whole transformer is trained at factor 1");
     DD_TRY(run_forward(lane, batch, index, sigma, layout, latent, lane->kept, lane->checkpoints, velocity, err));
     copy_layout(&lane->layout, layout);
     lane->batch = batch;

@@ -4,7 +4,7 @@
 
 #include "bind/memory_plan.h"
 
-/* The next count values of `size` bytes: NULL while the plan only counts, so that the plan and its price are one piece of code. */
+/* The next count values of `size` bytes: NULL while the plan only counts, so that plan and price are one piece of code. */
 static void *carve(dd_memory_plan *plan, uint64_t count, uint64_t size) {
     return dd_plan_take(plan, DD_DTYPE_U8, 1, (int64_t)(count * size)).data;
 }
@@ -21,7 +21,8 @@ uint64_t dd_flux_padded_latent(const dd_flux_config *config, dd_grid grid) {
     return most * (uint64_t)config->latent_channels;
 }
 
-static void plan_step(dd_flux_run *run, dd_memory_plan *c, const dd_flux_config *config, const dd_flux_run_params *p, uint64_t act) {
+static void plan_step(dd_flux_run *run, dd_memory_plan *c, const dd_flux_config *config, const dd_flux_run_params *p,
+                      uint64_t act) {
     uint64_t cells = (uint64_t)dd_layout_max_cells(p->grid), rows = cells + (uint64_t)p->text_tokens;
     uint64_t d = (uint64_t)config->hidden, wide = d + (uint64_t)config->mlp_hidden;
     uint64_t latent = dd_flux_padded_latent(config, p->grid);

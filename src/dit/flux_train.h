@@ -82,8 +82,8 @@ void dd_flux_trainee_free(dd_flux_trainee *trainee); /* NULL accepted; lanes and
  * bias and its id vector are added to the same rows and have the same gradient; both are parameters because files have both. */
 const dd_param_list *dd_flux_trainee_params(const dd_flux_trainee *trainee);
 
-/* Start values, values[total] host memory. ADAPTER: the pseudo-inverse start (docs/training.md: embedding P w, de-embedding B w,
- * id and residual 0, LoRA A uniform in +-1/sqrt(in) by `seed`, B 0). ALL: the dit's own weights from its files. */
+/* Start values, values[total] host memory. ADAPTER: the pseudo-inverse start (docs/training.md: embedding P w, de-embedding
+ * B w, id and residual 0, LoRA A uniform in +-1/sqrt(in) by `seed`, B 0). ALL: the dit's own weights from its files. */
 ddit_status dd_flux_trainee_start(const dd_flux_trainee *trainee, uint64_t seed, float *values, ddit_err *err);
 
 /* Puts values[total] (host) into the weights. No lane may be at work. */
@@ -105,7 +105,7 @@ typedef struct dd_flux_condition {
  * DD_TRAIN_ALL what the backward pass needs is kept and the tables' gradients are set to zero. */
 ddit_status dd_flux_batch_condition(dd_flux_batch *batch, const dd_flux_condition *samples, int count, ddit_err *err);
 
-/* DD_TRAIN_ALL: from the tables' gradients that lanes left behind to the gradients of modulations, embedders and text embedding.
+/* DD_TRAIN_ALL: from the tables' gradients that lanes left behind to those of modulations, embedders and text embedding.
  * gradient[total] backend memory, added to. */
 ddit_status dd_flux_batch_backward(dd_flux_batch *batch, float *gradient, ddit_err *err);
 

@@ -49,7 +49,8 @@ static ddit_status add_residual(dd_flux_trainee *t, int f, int n, ddit_err *err)
     int64_t c = dit->config.latent_channels;
     float *zeros;
     DD_TRY(dd_alloc(dit->backend->allocator, &zeros, (size_t)(c * c + c), sizeof *zeros, "the adapter's residual", err));
-    ddit_status status = dd_flux_residual_set(dit, f, n, t->options.residual_linear ? zeros : NULL, t->options.residual_hf, err);
+    const float *pixel = t->options.residual_linear ? zeros : NULL;
+    ddit_status status = dd_flux_residual_set(dit, f, n, pixel, t->options.residual_hf, err);
     dd_free(dit->backend->allocator, zeros);
     if (status != DDIT_OK || !t->options.residual_linear) return status;
     DD_TRY(add_named(t, f, "res.weight", 2, (int64_t[]){c, c}, &patch->pixel_at.weight, err));

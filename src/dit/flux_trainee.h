@@ -43,7 +43,7 @@ struct dd_flux_batch {
     float *before, *inner, *dinner; /* [S, d]: an embedder's hidden values before and after SiLU, and their gradient */
 };
 
-/* The part of the batch's tables that belongs to a sample: text is the sample's. Modulations are found by time_index = index. */
+/* The part of the batch's tables that belongs to a sample: text is the sample's; modulations are found by time_index. */
 static inline dd_flux_tables dd_flux_batch_tables(const dd_flux_batch *batch, const dd_flux_tables *all, int index) {
     dd_flux_tables t = *all;
     t.text += (int64_t)index * batch->text_tokens * batch->trainee->dit->config.hidden;

@@ -174,6 +174,7 @@ static void check_two(dd_test *t, tiny_trainee *m, const golden *g, tiny_kind ki
 static void lanes_side_by_side_give_the_same_bytes(dd_test *t) {
     on_all(t, 0, check_two);
     on_all(t, 3, check_two);
+    on_all(t, 8, check_two);
 }
 
 /* With all of the transformer trained, two samples of a batch give the sum of what each gives alone. */
@@ -259,7 +260,7 @@ static ddit_status counted_alloc(dd_backend *b, void **memory, size_t bytes, con
 static void check_cost(dd_test *t, tiny_trainee *m, const golden *g, tiny_kind kind) {
     dd_train_options options = {.scope = DD_TRAIN_ALL};
     dd_adapter adapter = {0};
-    if (!g->all) DD_OK(t, adapter_options(g->adapter, &options, &adapter, &t->err));
+    if (!g->all) DD_OK(t, adapter_options(g, &options, &adapter, &t->err));
     if (adapter.file) dd_adapter_close(&adapter);
     dd_flux_lane_params params = params_of(g);
     params.max_image_tokens -= 3;
@@ -323,7 +324,7 @@ static void failing_memory_leaves_nothing_behind(dd_test *t) {
     static const dd_train_options options = {.scope = DD_TRAIN_ADAPTER, .factor = {false, true, true}, .rank = 2, .alpha = 2,
                                              .lora_targets = DD_LORA_ALL, .residual_linear = true};
     tiny_trainee m;
-    DD_NEED_OK(t, tiny_trainee_open(&m, tiny_kinds[0], &options, 1, 3, &t->err));
+    DD_NEED_OK(t, tiny_trainee_open(&m, tiny_kinds[0], "flux_head32", &options, 1, 3, &t->err));
     dd_flux_batch_free(m.batch);
     dd_flux_trainee_free(m.trainee);
     m.batch = NULL;
@@ -363,7 +364,9 @@ static void wrong_calls_are_refused(dd_test *t) { on_all(t, 5, check_refused); }
 
 /* ---------------------------------------------------------------------------------------------- the start */
 
-static const float *segment(const tiny_trainee *m, const char *name) { return m->values + dd_param_list_find(m->params, name)->offset; }
+static const float *segment(const tiny_trainee *m, const char *name) {
+    return m->values + dd_param_list_find(m->params, name)->offset;
+}
 
 /* What the embedding says of a cell that is itself a patch of two, upsampled, is what the base says of that patch; the
  * de-embedding's corners are the base's own. factor 2 or 4. */
@@ -420,9 +423,10 @@ static void check_against_reference(dd_test *t, const tiny_trainee *m) {
 
 static void the_start_is_the_pseudo_inverse(dd_test *t) {
     static const dd_train_options options = {.scope = DD_TRAIN_ADAPTER, .factor = {false, true, true}, .rank = 3, .alpha = 3,
-                                             .lora_targets = DD_LORA_DOUBLE_IMAGE | DD_LORA_SINGLE_OUT, .residual_linear = true};
+                                             .lora_targets = DD_LORA_DOUBLE_IMAGE | DD_LORA_SINGLE_OUT,
+                                             .residual_linear = true};
     tiny_trainee m;
-    DD_NEED_OK(t, tiny_trainee_open(&m, tiny_kinds[0], &options, 1, 3, &t->err));
+    DD_NEED_OK(t, tiny_trainee_open(&m, tiny_kinds[0], "flux_head32", &options, 1, 3, &t->err));
     DD_OK(t, dd_flux_trainee_start(m.trainee, 7, m.values, &t->err));
     check_start(t, &m, 2);
     check_start(t, &m, 4);

@@ -19,14 +19,18 @@ typedef struct tiny_trainee {
     float *accumulator;       /* backend memory [params->total] */
 } tiny_trainee;
 
-static inline ddit_status tiny_trainee_open(tiny_trainee *m, tiny_kind kind, const dd_train_options *options, int samples,
-                                            int text_tokens, ddit_err *err) {
+/* model: a folder of tests/golden. */
+static inline ddit_status tiny_trainee_open(tiny_trainee *m, tiny_kind kind, const char *model, const dd_train_options *options,
+                                            int samples, int text_tokens, ddit_err *err) {
+    char folder[64], transformer[80];
+    snprintf(folder, sizeof folder, "tests/golden/%s", model);
+    snprintf(transformer, sizeof transformer, "%s/transformer", folder);
     *m = (tiny_trainee){0};
     dd_test_allocator_init(&m->memory);
     const dd_allocator *a = &m->memory.allocator;
     DD_TRY(dd_backend_open(&m->b, kind.name, kind.precision, 2, a, err));
-    DD_TRY(dd_model_folder_read(&m->config, a, "tests/golden/flux_head32", err));
-    DD_TRY(dd_weight_files_open(&m->files, a, "tests/golden/flux_head32/transformer", err));
+    DD_TRY(dd_model_folder_read(&m->config, a, folder, err));
+    DD_TRY(dd_weight_files_open(&m->files, a, transformer, err));
     DD_TRY(dd_flux_dit_open_trainable(&m->dit, m->b, &m->config.transformer, m->files, options->scope == DD_TRAIN_ALL, err));
     DD_TRY(dd_flux_trainee_create(&m->trainee, m->dit, options, err));
     DD_TRY(dd_flux_batch_create(&m->batch, m->trainee, samples, text_tokens, err));
@@ -62,7 +66,7 @@ static inline bool tiny_can_train(tiny_kind kind) {
 
 typedef struct golden {
     dd_safetensors *file;
-    const char *adapter;
+    const char *model, *adapter, *folder; /* folder: of tests/golden, where the adapter lies */
     bool all;
     float sigma, guidance;
     double loss;
@@ -84,6 +88,8 @@ static inline ddit_status golden_open(golden *g, int index, ddit_err *err) {
     *g = (golden){0};
     DD_TRY(dd_safetensors_open(&g->file, &dd_allocator_libc, path, err));
     const dd_tensor_entry *latent = dd_safetensors_find(g->file, "latent");
+    g->model = dd_safetensors_metadata(g->file, "model");
+    g->folder = dd_safetensors_metadata(g->file, "folder");
     g->adapter = dd_safetensors_metadata(g->file, "adapter");
     g->all = strcmp(g->adapter, "all") == 0;
     g->sigma = strtof(dd_safetensors_metadata(g->file, "sigma"), NULL);
@@ -111,9 +117,9 @@ static inline void golden_close(golden *g) {
 }
 
 /* The options that an adapter file was trained with, and its values where it has any. */
-static inline ddit_status adapter_options(const char *name, dd_train_options *o, dd_adapter *adapter, ddit_err *err) {
+static inline ddit_status adapter_options(const golden *g, dd_train_options *o, dd_adapter *adapter, ddit_err *err) {
     char path[96];
-    snprintf(path, sizeof path, "tests/golden/adapter/%s.safetensors", name);
+    snprintf(path, sizeof path, "tests/golden/%s/%s.safetensors", g->folder, g->adapter);
     DD_TRY(dd_adapter_open(adapter, &dd_allocator_libc, path, err));
     *o = (dd_train_options){.scope = DD_TRAIN_ADAPTER, .rank = adapter->rank, .alpha = adapter->alpha,
                             .lora_targets = DD_LORA_ALL, .residual_linear = adapter->residual_linear,
@@ -127,8 +133,8 @@ static inline ddit_status open_for(tiny_trainee *m, tiny_kind kind, const golden
     dd_train_options options = {.scope = DD_TRAIN_ALL};
     dd_adapter adapter = {0};
     ddit_status status;
-    if (!g->all) DD_TRY(adapter_options(g->adapter, &options, &adapter, err));
-    DD_GO(tiny_trainee_open(m, kind, &options, samples, g->text_tokens, err));
+    if (!g->all) DD_TRY(adapter_options(g, &options, &adapter, err));
+    DD_GO(tiny_trainee_open(m, kind, g->model, &options, samples, g->text_tokens, err));
     DD_GO(g->all ? dd_flux_trainee_start(m->trainee, 0, m->values, err)
                  : dd_param_list_read(m->params, adapter.file, m->values, err));
     DD_GO(dd_flux_trainee_update(m->trainee, m->values, err));
