@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/golden/train: gradients of mean((velocity - target)^2) by torch's autograd in float64, through the reference
-model of tools/ddit_reference.py, for tiny models: flux_head32 with the adapters of tests/golden/adapter, and flux_head64 (two double
-blocks, no guidance) with one made here.
+model of tools/ddit_reference.py, for tiny models: flux_head32 with the adapters of tests/golden/adapter, and flux_head64 (two
+double blocks, no guidance) with one made here.
 
   adapter_head64.safetensors   factor 2, rank 2, residual linear+hf, BF16, for flux_head64
 

@@ -59,8 +59,8 @@ static ddit_status check_entry(const dd_param *p, const dd_tensor_entry *entry, 
     for (int i = 0; same && i < p->rank; i++) same = entry->shape[i] == p->shape[i];
     dd_shape_text(found, sizeof found, entry->rank, entry->shape);
     if (!same)
-        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" has shape %s, expected %s: the file was made for another model "
-                       "or with other options of training", path, p->name, found, expected);
+        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" has shape %s, expected %s: the file was made for another "
+                       "model or with other options of training", path, p->name, found, expected);
     if (entry->dtype != DD_DTYPE_F32 && entry->dtype != DD_DTYPE_BF16 && entry->dtype != DD_DTYPE_F16)
         return dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" is %s, expected F32, BF16 or F16", path, p->name,
                        entry->dtype_name);

@@ -70,7 +70,7 @@ static ddit_status norm_backward(const dd_flux_pass *p, dd_tensor dx, dd_tensor 
                            err);
 }
 
-/* Back through x += gate * y on rows from `begin`: dy from dx. products: the tape's y [rows, d]; NULL: gates are not trained. */
+/* Back through x += gate * y on rows from `begin`: dy from dx. products: the tape's y [rows, d]. */
 static ddit_status gate_backward(const dd_flux_pass *p, dd_tensor dy, dd_tensor dx, void *products, int begin, float *table,
                                  float *dtable, int count, int gate_at, ddit_err *err) {
     dd_tensor gate = dd_flux_modulation(p->c, table, count, gate_at), dgate, y;
