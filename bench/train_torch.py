@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""The training of `ddit train` in PyTorch on the CPU, for comparing speeds: the same samples, layouts, batch, loss and optimizer.
+"""The training of `ddit train` in PyTorch on the CPU, to compare speeds: same samples, layouts, batch, loss and optimizer.
 
     python3 bench/train_torch.py -m models/emoji --cache FOLDER --prompts FILE --steps 50 --threads 2 [--compile]
     python3 bench/train_torch.py -m models/emoji --check
 
-Targets are the base's cached velocities (FOLDER/trajectory-J.safetensors, as `ddit train --cache FOLDER` leaves them); without
---cache noise stands in for them, which costs the same time. The model is bench/train_torch_model.py: frozen bf16 weights, float32
-master adapter, samples of one kind of layout in one batch, checkpoint per block, fused AdamW. bench/train_flux_model.py makes a
-model folder of FLUX.1's width. Prints one JSON object: samples_per_second overall and by kind of layout.
+Targets are the base's cached velocities (trajectory-J.safetensors in or below FOLDER, as `ddit train --cache FOLDER` leaves
+them); without --cache noise stands in for them, which costs the same time. The model is bench/train_torch_model.py: frozen bf16
+weights, float32 master adapter, samples of one kind of layout in one batch, checkpoint per block, fused AdamW.
+bench/train_flux_model.py makes a model folder of FLUX.1's width. Prints one JSON object: samples_per_second overall and by kind
+of layout.
 
 --check compares the velocities with tools/ddit_reference.py (float64) at every kind of layout with an adapter off its start,
 and the gradients of the checkpointed blocks with those without; exit 1 if float32 deviates by more than 1e-5.
@@ -32,7 +33,7 @@ KINDS = ("x2", "x4", "mixed")
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", type=Path, default=MODEL)
-    parser.add_argument("--cache", type=Path, help="folder of trajectory-J.safetensors")
+    parser.add_argument("--cache", type=Path, help="folder with trajectory-J.safetensors in it or below")
     parser.add_argument(
         "--prompts", type=Path, default=ROOT / "bench" / "prompts50.txt", help="trajectory J has prompt J %% count"
     )
@@ -89,9 +90,9 @@ class Samples:
         width, height, length, channels = defaults(args.model)
         self.shape, self.rng = (channels, height // 8, width // 8), np.random.default_rng(args.seed)
         if args.cache:
-            files = sorted(args.cache.glob("trajectory-*.safetensors"), key=lambda p: int(p.stem.split("-")[1]))
-            if not files:
-                sys.exit(f"{args.cache}: no trajectory-*.safetensors")
+            files = sorted(args.cache.rglob("trajectory-*.safetensors"), key=lambda p: int(p.stem.split("-")[1]))
+            if not files or any(p.parent != files[0].parent for p in files):
+                sys.exit(f"{args.cache}: expected the trajectories of one training, found {len(files)} files")
             prompts = [line.strip() for line in args.prompts.read_text().splitlines() if line.strip()]
             data = [load_file(p) for p in files]
             number = [int(p.stem.split("-")[1]) for p in files]

@@ -1,9 +1,9 @@
 """The FLUX transformer with a patch-size adapter in PyTorch, as it would be trained by somebody who cares for speed.
 
-Frozen base weights in the compute type (bf16), adapter in float32 masters that are cast where they are used; samples of one kind
-of layout in one batch, mixed layouts padded to the longest with a mask; query, key and value (and in single blocks the MLP) in
-one product; scaled_dot_product_attention; modulations, which nothing trains, computed once outside of the blocks; every block
-under torch.utils.checkpoint. What is computed is docs/method.md, section 2; train_torch.py --check compares it with
+Frozen base weights in the compute type (bf16), adapter in float32 masters that are cast where they are used; samples of one
+kind of layout in one batch, mixed layouts padded to the longest with a mask; query, key and value (and in single blocks the
+MLP) in one product; scaled_dot_product_attention; modulations, which nothing trains, computed once outside of the blocks; every
+block under torch.utils.checkpoint. What is computed is docs/method.md, section 2; train_torch.py --check compares it with
 tools/ddit_reference.py.
 """
 
@@ -29,9 +29,9 @@ SINGLE_LORA = ("proj_mlp", "proj_out")
 
 
 def mixed_layout(rng, rows, cols, factors):
-    """Cells (factor, row, column in base cells) drawn as `ddit train` draws them: blocks of 4 x 4 base cells are whole or split,
-    quadrants likewise; half of the layouts fine around a centre, the others by chance; at most three fifths of the base's cells
-    (further ones are drawn again)."""
+    """{factor: cells (row, column in base cells)}, drawn as `ddit train` draws them: blocks of 4 x 4 base cells are whole or
+    split, quadrants likewise; half of the layouts fine around a centre, the others by chance; at most three fifths of the
+    base's cells (further ones are drawn again)."""
     while True:
         around, centre, blur = rng.random() < 0.5, rng.random(2), 0.3 * rng.random()
         split2 = rng.uniform(0.1, 0.45) if around else rng.uniform(0, 0.7)
@@ -61,8 +61,8 @@ def mixed_layout(rng, rows, cols, factors):
 class Layouts:
     """The layouts of one batch: where each cell's content comes from, its row in the batch, its position.
 
-    parts {factor: (source, row)}: source indexes patchify(z, factor) flattened over the batch, row the image rows [batch * longest];
-    both None for a uniform layout, where all are taken in order."""
+    parts {factor: (source, row)}: source indexes patchify(z, factor) flattened over the batch, row the image rows
+    [batch * longest]; both None for a uniform layout, where all are taken in order."""
 
     def __init__(self, batch, rows, cols, factor=None, cells=None):
         self.batch, self.factor, self.mask = batch, factor, None
@@ -176,8 +176,8 @@ def linear(w, name, x):
 
 
 def with_lora(y, x, lora, name, weights):
-    """y + (weights * x A^T) B^T. lora {name: (A [ranks, in], B [out, ranks])}; weights [B, T, ranks] or None (all 1). alpha is the
-    rank, so that the scale is 1."""
+    """y + (weights * x A^T) B^T. lora {name: (A [ranks, in], B [out, ranks])}; weights [B, T, ranks] or None (all 1). alpha is
+    the rank, so that the scale is 1."""
     if not lora:
         return y
     down, up = lora[name]

@@ -60,7 +60,7 @@ static const option_row rows[] = {
 
     OPTIONS_HEADING("How long"),
     {0, "steps", NULL, "N", OPTION_COUNT, AT(steps), 0, MANY,
-     .help = "optimizer steps (1625); 0 = train nothing, measure --init or the\nuntrained start on --eval"},
+     .help = "optimizer steps (1625); 0 = train nothing, measure --init or the\nuntrained start on --eval; no -o is needed"},
     {0, "minutes", NULL, "N", OPTION_NUMBER, AT(minutes), 1e-3, 1e7,
      .help = "instead: as many steps as fit into this time"},
     {0, "batch", "batch-size", "N", OPTION_COUNT, AT(batch), 1, 65536, .help = "samples held at once, over all ranks (16)"},
@@ -132,7 +132,11 @@ static bool is_weight_file(const char *path) {
     return length > tail && strcmp(path + length - tail, extension) == 0 && path[length - tail - 1] != '/';
 }
 
+/* Measuring on a held-out set writes nothing, not even a cache. */
+static bool writes_nothing(const train_options *o) { return o->steps == 0 && o->eval && is_weight_file(o->eval); }
+
 static int check_output(const train_options *o) {
+    if (!o->output && writes_nothing(o)) return EXIT_DONE;
     if (!o->output)
         return say("no output: name the adapter to write with -o ADAPTER.safetensors; `ddit train --help` lists all options");
     if (strcmp(o->output, "-") == 0) return say("-o -: adapters go to files; standard output is for --json");
@@ -180,7 +184,7 @@ int train_options_check(const train_options *o) {
 
 ddit_train_params train_options_params(const train_options *o) {
     ddit_train_params p = ddit_train_params_init();
-    p.output = o->output;
+    p.output = o->output ? o->output : "measured.safetensors"; /* the name of nothing: see writes_nothing */
     if (o->scope) p.scope = o->scope;
     p.prompts = o->prompts;
     p.data = o->data;
