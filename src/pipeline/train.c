@@ -166,8 +166,20 @@ static ddit_status find_steps(dd_train_run *run, ddit_err *err) {
     return DDIT_OK;
 }
 
+/* What an adapter has and this training has not would be lost without a word. */
+static ddit_status check_init_tensors(const dd_train_run *run, const dd_param_list *list, ddit_err *err) {
+    for (size_t i = 0; i < dd_safetensors_count(run->init); i++) {
+        const char *name = dd_safetensors_at(run->init, i)->name;
+        if (!dd_param_list_find(list, name))
+            return dd_fail(err, DDIT_ERR_MISMATCH, "%s: tensor \"%s\" is not trained here: give the factors and lora that the "
+                           "adapter was made with", run->s.init, name);
+    }
+    return DDIT_OK;
+}
+
 static ddit_status start_values(dd_train_run *run, ddit_err *err) {
     const dd_param_list *list = dd_flux_trainee_params(run->student.trainee);
+    if (run->init) DD_TRY(check_init_tensors(run, list, err));
     DD_TRY(dd_alloc(run->a, &run->start, (size_t)list->total, sizeof(float), "the start values", err));
     if (!run->init) return dd_flux_trainee_start(run->student.trainee, run->s.seed, run->start, err);
     return dd_param_list_read(list, run->init, run->start, err);
