@@ -182,7 +182,12 @@ static void check_sum(dd_test *t, tiny_trainee *m, const golden *g, tiny_kind ki
     size_t total = (size_t)m->params->total;
     double *sum = calloc(total, sizeof *sum), loss, off = 0, norm = 0;
     float *velocity = malloc(g->count * sizeof *velocity);
-    dd_flux_condition samples[2] = {{g->text, g->pooled, 700.0f, 3.0f}, {g->text, g->pooled, 321.0f, 2.0f}};
+    size_t text = (size_t)g->text_tokens * (size_t)m->config.transformer.joint_attention_dim;
+    size_t pooled = (size_t)m->config.transformer.pooled_projection_dim;
+    float *other = malloc((text + pooled) * sizeof *other); /* another text, then its pooled vector */
+    for (size_t i = 0; i < text; i++) other[i] = 0.5f - g->text[i];
+    for (size_t i = 0; i < pooled; i++) other[text + i] = 0.5f - g->pooled[i];
+    dd_flux_condition samples[2] = {{g->text, g->pooled, 700.0f, 3.0f}, {other, other + text, 321.0f, 2.0f}};
     dd_flux_lane *lane;
     dd_flux_lane_params params = params_of(g);
     DD_NEED_OK(t, dd_flux_lane_create(&lane, m->trainee, m->b, &params, &t->err));
@@ -203,6 +208,7 @@ static void check_sum(dd_test *t, tiny_trainee *m, const golden *g, tiny_kind ki
         dd_test_fail(t, __FILE__, __LINE__, "%s: the gradient of two samples is off by %.2e", kind.name, sqrt(off / norm));
     dd_flux_lane_free(lane);
     free(velocity);
+    free(other);
     free(sum);
 }
 
