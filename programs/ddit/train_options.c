@@ -176,6 +176,7 @@ int train_options_check(const train_options *o) {
         return say("--%s belongs to --prompts: with --data nothing is drawn", o->trajectories > 0 ? "trajectories" : "points");
     if (o->steps >= 0 && !isnan(o->minutes))
         return say("--steps and --minutes exclude each other: one of them says when to stop");
+    if (o->steps == 0 && !o->eval) return say("--steps 0 only measures: name a held-out set or a file of prompts with --eval");
     if (o->steps == 0 && o->resume) return say("--steps 0 trains nothing, so there is nothing to --resume");
     return EXIT_DONE;
 }

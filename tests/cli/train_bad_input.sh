@@ -19,7 +19,6 @@ t -p p.txt --guidance much
 t -p p.txt --init missing.safetensors
 t -p p.txt --init "$ROOT/models/emoji/ddit-adapter.safetensors"
 t -p p.txt --eval "$ROOT/models/emoji/ddit-adapter.safetensors"
-t --steps 0
 try "$DDIT" train -m "$TINY" -q --train all -o model -p p.txt
 mkdir model
 try "$DDIT" train -m "$TINY" -q --train all -o model --data pictures

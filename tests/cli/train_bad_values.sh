@@ -59,7 +59,8 @@ t --sample-every -1
 t --prompts p.txt --data pictures
 t --data pictures --points 4
 t --data pictures --trajectories 4
-t --steps 0 --resume
+t --steps 0
+t --steps 0 --eval e.safetensors --resume
 try "$DDIT" train --train all -o model.safetensors --data pictures
 for option in factors=2 rank=8 lora=all residual=none mixed=0.5 init=b.safetensors preset=paper; do
     try "$DDIT" train --train all -o model --data pictures --$option
