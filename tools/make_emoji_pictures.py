@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Makes a folder of pictures with captions to train on: emoji in front of plain colours, 256 x 256.
 
-Pictures: Fluent Emoji 3D (MIT, Microsoft; npm package @lobehub/fluent-emoji-3d). Names: emojibase-data (MIT). Both are fetched with
-`npm pack`, which only downloads; their licences are written beside the pictures.
+Pictures: Fluent Emoji 3D (MIT, Microsoft; npm package @lobehub/fluent-emoji-3d). Names: emojibase-data (MIT). Both are fetched
+with `npm pack`, which only downloads; their licences are written beside the pictures.
 
-FOLDER/NAME.png with NAME.txt: "red apple" in front of white, "red apple on a teal background" for each further colour. Subjects are
-those of smileys, animals, food, travel, activities and objects whose English name has at most two words, up to Emoji 5 (gifts and
-diamonds by their usual names, clock faces left out); --subjects FILE takes the names in FILE instead, one a line. models/emoji was
-trained on 440 such subjects with all ten colours; its exact list was not kept.
+FOLDER/NAME.png with NAME.txt: "red apple" in front of white, "red apple on a teal background" for each further colour. Subjects
+are those of smileys, animals, food, travel, activities and objects whose English name has at most two words, up to Emoji 5
+(gifts and diamonds by their usual names, clock faces left out); --subjects FILE takes the names in FILE instead, one a line.
+models/emoji was trained on 440 such subjects with all ten colours; its exact list was not kept.
 
 Usage: python3 tools/make_emoji_pictures.py FOLDER [--colors N] [--subjects FILE] [--size PIXELS] [--packages FOLDER]
 """

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes tests/golden/picture: small pictures in every format that ddit reads, what Pillow makes of them, and resized ones.
 
-pictures.safetensors: FILE -> [H, W, 3] U8, with alpha mixed over white as 8-bit values (c a + 255 (255 - a) + 127) / 255, EXIF's
-orientation applied; "resize W H" -> [H, W, 3] U8: rgb.png scaled to cover and cut by Pillow's Image.resize (BICUBIC, box), each
-channel as floats: with 8 bits Pillow clips between its two passes.
+pictures.safetensors: FILE -> [H, W, 3] U8, with alpha mixed over white as 8-bit values (c a + 255 (255 - a) + 127) / 255,
+EXIF's orientation applied; "resize W H" -> [H, W, 3] U8: rgb.png scaled to cover and cut by Pillow's Image.resize (BICUBIC,
+box), each channel as floats: with 8 bits Pillow clips between its two passes.
 
 Usage: python3 tools/make_picture_goldens.py
 """

@@ -37,8 +37,8 @@ ddit_status dd_picture_alloc(dd_picture *out, const dd_picture_file *file, uint3
                              int channels, ddit_err *err) {
     *values = NULL;
     if (width == 0 || height == 0 || width > DD_PICTURE_MAX_SIDE || height > DD_PICTURE_MAX_SIDE)
-        return dd_fail(err, DDIT_ERR_FORMAT, "%s: its header says %u x %u pixels, expected 1 to %d on a side", file->path, width,
-                       height, DD_PICTURE_MAX_SIDE);
+        return dd_fail(err, DDIT_ERR_FORMAT, "%s: its header says %u x %u pixels, expected 1 to %d on a side", file->path,
+                       width, height, DD_PICTURE_MAX_SIDE);
     out->width = (int)width;
     out->height = (int)height;
     return dd_alloc_raw(out->allocator, values, (size_t)width * height, (size_t)channels, "a picture", err);
@@ -55,8 +55,10 @@ static ddit_status read_file(dd_picture *out, const dd_picture_file *file, ddit_
     const uint8_t *d = file->data;
     if (file->size >= 8 && memcmp(d, "\x89PNG\r\n\x1a\n", 8) == 0) return dd_picture_read_png(out, file, err);
     if (file->size >= 3 && memcmp(d, "\xff\xd8\xff", 3) == 0) return dd_picture_read_jpeg(out, file, err);
-    if (file->size >= 12 && memcmp(d, "RIFF", 4) == 0 && memcmp(d + 8, "WEBP", 4) == 0) return dd_picture_read_webp(out, file, err);
-    return dd_fail(err, DDIT_ERR_FORMAT, "%s: is no picture that is known here (%zu bytes that begin like neither PNG, JPEG nor "
+    if (file->size >= 12 && memcmp(d, "RIFF", 4) == 0 && memcmp(d + 8, "WEBP", 4) == 0)
+        return dd_picture_read_webp(out, file, err);
+    return dd_fail(err, DDIT_ERR_FORMAT,
+                   "%s: is no picture that is known here (%zu bytes that begin like neither PNG, JPEG nor "
                    "WebP)", file->path, file->size);
 }
 

@@ -29,7 +29,7 @@ ddit_status dd_picture_resize(dd_picture *out, const dd_allocator *a, const dd_p
 /* Zeroes *p; a zeroed one is accepted. */
 void dd_picture_deinit(dd_picture *p);
 
-/* What this build reads, e.g. "PNG, JPEG and WebP"; and whether a name ends like a picture's (.png .jpg .jpeg .webp, any case). */
+/* What this build reads, e.g. "PNG, JPEG and WebP"; whether a name ends like a picture's (.png .jpg .jpeg .webp, any case). */
 const char *dd_picture_formats(void);
 bool dd_picture_name(const char *name);
 

@@ -37,8 +37,8 @@ static void on_error(j_common_ptr info) {
 /* level -1: libjpeg goes on with what it guesses. Guessed pixels are damage, unknown bytes between markers are not. */
 static void on_message(j_common_ptr info, int level) {
     int code = info->err->msg_code;
-    if (level < 0 && (code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE || code == JWRN_JPEG_EOF || code == JWRN_MUST_RESYNC ||
-                      code == JWRN_ARITH_BAD_CODE))
+    if (level < 0 && (code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE || code == JWRN_JPEG_EOF ||
+                      code == JWRN_MUST_RESYNC || code == JWRN_ARITH_BAD_CODE))
         on_error(info);
 }
 
@@ -174,7 +174,8 @@ ddit_status dd_picture_read_jpeg(dd_picture *out, const dd_picture_file *file, d
 
 ddit_status dd_picture_read_jpeg(dd_picture *out, const dd_picture_file *file, ddit_err *err) {
     (void)out;
-    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: is a JPEG, which this build of ddit does not read (libjpeg was not there when "
+    return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                   "%s: is a JPEG, which this build of ddit does not read (libjpeg was not there when "
                    "it was built); PNG is always read", file->path);
 }
 

@@ -77,8 +77,8 @@ static bool read_rows(png_state *s, uint8_t *values, int height, size_t row_byte
 static ddit_status failure(const png_state *s, ddit_err *err) {
     if (s->no_memory || !s->message[0])
         return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", s->file->path);
-    return dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged PNG, found before byte %zu of %zu: %s", s->file->path, s->at, s->file->size,
-                   s->message);
+    return dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged PNG, found before byte %zu of %zu: %s", s->file->path, s->at,
+                   s->file->size, s->message);
 }
 
 static ddit_status read_pixels(dd_picture *out, png_state *s, ddit_err *err) {

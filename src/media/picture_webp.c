@@ -6,7 +6,8 @@
 #include <webp/decode.h>
 
 static ddit_status failure(const dd_picture_file *file, VP8StatusCode code, ddit_err *err) {
-    if (code == VP8_STATUS_OUT_OF_MEMORY) return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", file->path);
+    if (code == VP8_STATUS_OUT_OF_MEMORY)
+        return dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", file->path);
     return dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged WebP: %s", file->path,
                    code == VP8_STATUS_NOT_ENOUGH_DATA ? "the file ends too early" : "its stream cannot be decoded");
 }
@@ -39,7 +40,8 @@ ddit_status dd_picture_read_webp(dd_picture *out, const dd_picture_file *file, d
 
 ddit_status dd_picture_read_webp(dd_picture *out, const dd_picture_file *file, ddit_err *err) {
     (void)out;
-    return dd_fail(err, DDIT_ERR_UNSUPPORTED, "%s: is a WebP, which this build of ddit does not read (libwebp was not there when "
+    return dd_fail(err, DDIT_ERR_UNSUPPORTED,
+                   "%s: is a WebP, which this build of ddit does not read (libwebp was not there when "
                    "it was built); PNG is always read", file->path);
 }
 

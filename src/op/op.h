@@ -123,8 +123,8 @@ typedef struct dd_attention_args {
 } dd_attention_args;
 
 /* 3x3 or 1x1 convolution on rows = pixels: y[h*w, out] = conv(x[h*w, in]) + bias (+ add).
- * stride 1: zero padding kh/2 on all sides. stride 2: 3x3, even height and width, zero padding of one row below and one column on
- * the right, none above and left; y and add have H/2 * W/2 rows. Source: Downsample2D of diffusers 0.42 with padding 0. */
+ * stride 1: zero padding kh/2 on all sides. stride 2: 3x3, even height and width, zero padding of one row below and one column
+ * on the right, none above and left; y and add have H/2 * W/2 rows. Source: Downsample2D of diffusers 0.42 with padding 0. */
 typedef struct dd_conv2d_args {
     dd_tensor y; /* [H*W, out] act or F32 */
     dd_tensor x; /* [H*W, in] act */

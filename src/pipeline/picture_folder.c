@@ -62,7 +62,8 @@ static ddit_status read_names(listing *l, ddit_err *err) {
         if (e->d_name[0] != '.' && dd_picture_name(e->d_name)) status = add_name(l, e->d_name, err);
     closedir(directory);
     if (status == DDIT_OK && l->count == 0)
-        status = dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: there are no pictures in this folder, expected files NAME.png (.jpg, .jpeg, "
+        status = dd_fail(err, DDIT_ERR_NOT_FOUND,
+                         "%s: there are no pictures in this folder, expected files NAME.png (.jpg, .jpeg, "
                          ".webp), each with its caption in NAME.txt or in %s", l->folder, LIST_NAME);
     if (status == DDIT_OK) qsort(l->names, l->count, sizeof *l->names, by_name);
     return status;
@@ -106,8 +107,8 @@ static ddit_status read_beside(const listing *l, size_t i, ddit_err *err) {
     DD_GO(dd_path_join(l->a, &path, l->folder, text_name, err));
     status = dd_read_file(l->a, path, MAX_CAPTION * 2, &text, &size, err);
     if (status == DDIT_ERR_NOT_FOUND)
-        status = dd_fail(err, DDIT_ERR_NOT_FOUND, "%s/%s: has no caption, expected a file %s beside it or a line of %s", l->folder,
-                         name, text_name, LIST_NAME);
+        status = dd_fail(err, DDIT_ERR_NOT_FOUND, "%s/%s: has no caption, expected a file %s beside it or a line of %s",
+                         l->folder, name, text_name, LIST_NAME);
     DD_GO(status);
     DD_GO(take_caption(l, &l->captions[i], text, size, path, err));
 done:
@@ -127,7 +128,8 @@ static ddit_status take_line(const listing *l, const char *line, size_t size, co
     if (!json) {
         status = dd_fail(err, DDIT_ERR_FORMAT, "%s: is no JSON object: %s", where, wrong.text);
     } else if (!file || !json_is_string(text)) {
-        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected an object {\"file\": NAME, \"text\": CAPTION} with two strings", where);
+        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected an object {\"file\": NAME, \"text\": CAPTION} with two strings",
+                         where);
     } else {
         char *const *found = bsearch(&file, l->names, l->count, sizeof *l->names, by_name);
         size_t i = found ? (size_t)(found - l->names) : 0;
@@ -181,8 +183,8 @@ static ddit_status make_entry(dd_picture_entry *e, listing *l, size_t i, ddit_er
     DD_TRY(dd_path_join(l->a, &e->path, l->folder, l->names[i], err));
     if (stat(e->path, &info) != 0) return dd_fail(err, DDIT_ERR_READ, "%s: %s", e->path, strerror(errno));
     DD_TRY(dd_alloc(l->a, &e->stamp, size, 1, "the list of pictures", err));
-    snprintf(e->stamp, size, "%s %" PRId64 " %" PRId64 ".%09ld", l->names[i], (int64_t)info.st_size, (int64_t)info.st_mtim.tv_sec,
-             info.st_mtim.tv_nsec);
+    snprintf(e->stamp, size, "%s %" PRId64 " %" PRId64 ".%09ld", l->names[i], (int64_t)info.st_size,
+             (int64_t)info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
     e->caption = l->captions[i];
     l->captions[i] = NULL;
     return DDIT_OK;

@@ -101,8 +101,8 @@ static ddit_status write_file(dd_pictures *p, int j, const uint16_t *values, ddi
     return status ? status : look(p, j, err);
 }
 
-ddit_status dd_pictures_make(dd_pictures *p, dd_pictures_encode encode, void *user, int (*done)(void *user, int made, int missing),
-                             void *done_user, ddit_err *err) {
+ddit_status dd_pictures_make(dd_pictures *p, dd_pictures_encode encode, void *user,
+                             int (*done)(void *user, int made, int missing), void *done_user, ddit_err *err) {
     int missing = 0, made = 0, ranks = p->params.ranks > 1 ? p->params.ranks : 1;
     float *latent = NULL;
     uint16_t *values = NULL;

@@ -1,8 +1,8 @@
 /* Training samples of pictures with captions: flow matching on the autoencoder's latents, which are made once and kept in a
  * folder.
  *
- * Sample number n = step * samples_per_step + i takes the next picture of an order that is shuffled anew for every pass over the
- * pictures, a noise level sigma and noise e: latent z = (1 - sigma) x + sigma e, velocity to learn e - x. All chance is a
+ * Sample number n = step * samples_per_step + i takes the next picture of an order that is shuffled anew for every pass over
+ * the pictures, a noise level sigma and noise e: latent z = (1 - sigma) x + sigma e, velocity to learn e - x. All chance is a
  * function of the seed and n.
  *
  * A file FOLDER/picture-HASH.safetensors per picture: `latent` [1, C, h, w] F16, with flip [2, C, h, w] (as it is, mirrored),
@@ -53,8 +53,8 @@ typedef struct dd_pictures_params {
 
 typedef struct dd_pictures dd_pictures;
 
-/* Looks at what is there. *missing = pictures still to be encoded, by all ranks. Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (the
- * folder cannot be made), DDIT_ERR_ARGUMENT, DDIT_ERR_NO_MEMORY. *out is NULL on failure. */
+/* Looks at what is there. *missing = pictures still to be encoded, by all ranks. Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE
+ * (the folder cannot be made), DDIT_ERR_ARGUMENT, DDIT_ERR_NO_MEMORY. *out is NULL on failure. */
 ddit_status dd_pictures_open(dd_pictures **out, const dd_allocator *a, const dd_pictures_params *params, int *missing,
                              ddit_err *err);
 
@@ -65,10 +65,10 @@ int dd_pictures_missing(dd_pictures *p);
 typedef ddit_status (*dd_pictures_encode)(void *user, int index, bool mirrored, float *latent, ddit_err *err);
 
 /* Makes this rank's share of the missing ones. done(done_user, made, missing) after each; non-zero cancels; NULL: none.
- * Errors: those of encode; DDIT_ERR_BACKEND (a latent that is not finite or beyond F16), DDIT_ERR_CANCELLED (what was made stays),
- * DDIT_ERR_WRITE. */
-ddit_status dd_pictures_make(dd_pictures *p, dd_pictures_encode encode, void *user, int (*done)(void *user, int made, int missing),
-                             void *done_user, ddit_err *err);
+ * Errors: those of encode; DDIT_ERR_BACKEND (a latent that is not finite or beyond F16), DDIT_ERR_CANCELLED (what was made
+ * stays), DDIT_ERR_WRITE. */
+ddit_status dd_pictures_make(dd_pictures *p, dd_pictures_encode encode, void *user,
+                             int (*done)(void *user, int made, int missing), void *done_user, ddit_err *err);
 
 /* Samples, owned by p. plan and fetch allocate nothing and may run on several threads. fetch ignores a target of NULL.
  * Errors: DDIT_ERR_NOT_FOUND if a picture is still missing. */

@@ -56,8 +56,8 @@ ddit_status dd_vae_walk_mid(dd_weight_loader *l, vae_mid *mid, const dd_vae_conf
         DD_TRY(dd_vae_walk_resnet(l, mid ? &mid->resnet[i] : NULL, channels, channels, prefix, err));
         if (i == 1 || !c->mid_block_add_attention) continue;
         snprintf(prefix, sizeof prefix, "%s.mid_block.attentions.0.", network);
-        DD_TRY(dd_weight_table_walk(l, attention_fields, COUNT(attention_fields), mid ? &mid->attention : NULL, &channels, prefix,
-                                    err));
+        DD_TRY(dd_weight_table_walk(l, attention_fields, COUNT(attention_fields), mid ? &mid->attention : NULL, &channels,
+                                    prefix, err));
     }
     return DDIT_OK;
 }

@@ -86,7 +86,8 @@ void dd_flux_vae_encoder_close(dd_flux_vae_encoder *e) {
 
 /* Rows of pixels: x / 127.5 - 1 as diffusers rounds it, to the backend's activations, a stripe at a time. */
 static ddit_status upload_picture(dd_backend *backend, const dd_tensor *x, const uint8_t *rgb, ddit_err *err) {
-    uint64_t values = (uint64_t)x->shape[0] * VAE_PICTURE_CHANNELS, stripe = vae_stripe_pixels(x->shape[0]) * VAE_PICTURE_CHANNELS;
+    uint64_t values = (uint64_t)x->shape[0] * VAE_PICTURE_CHANNELS;
+    uint64_t stripe = vae_stripe_pixels(x->shape[0]) * VAE_PICTURE_CHANNELS;
     size_t size = x->dtype == DD_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
     void *host;
     DD_TRY(dd_alloc_raw(backend->allocator, &host, (size_t)stripe, size, "a stripe of the picture", err));
@@ -122,7 +123,8 @@ static ddit_status downsample(dd_vae_pass *p, const dd_weight *w, ddit_err *err)
     dd_tensor y = dd_vae_rows(p, 1, channels);
     dd_vae_turn(p, 1, channels);
     if (!p->backend) return DDIT_OK;
-    return dd_op_conv2d(p->backend, &(dd_conv2d_args){.y = y, .x = x, .height = height, .width = width, .w = w, .stride = 2}, err);
+    return dd_op_conv2d(p->backend, &(dd_conv2d_args){.y = y, .x = x, .height = height, .width = width, .w = w, .stride = 2},
+                        err);
 }
 
 static ddit_status down_block(dd_vae_pass *p, const dd_flux_vae_encoder *e, int level, ddit_err *err) {
@@ -135,7 +137,8 @@ static ddit_status down_block(dd_vae_pass *p, const dd_flux_vae_encoder *e, int 
 
 /* moments = conv_out(SiLU(gn(x))), float32, [pixels, 2 C]: means, then log variances. e and rgb are NULL when only sizes are
  * wanted. */
-static ddit_status forward(dd_vae_pass *p, const dd_flux_vae_encoder *e, const uint8_t *rgb, dd_tensor *moments, ddit_err *err) {
+static ddit_status forward(dd_vae_pass *p, const dd_flux_vae_encoder *e, const uint8_t *rgb, dd_tensor *moments,
+                           ddit_err *err) {
     DD_TRY(enter(p, e, rgb, err));
     for (int level = 0; level < p->config->level_count; level++) DD_TRY(down_block(p, e, level, err));
     DD_TRY(dd_vae_mid(p, e ? &e->mid : NULL, err));
@@ -192,7 +195,8 @@ ddit_status dd_flux_vae_encode(dd_flux_vae_encoder *e, const uint8_t *rgb, int64
     dd_vae_pass dry = p;
     uint64_t total;
     if (height <= 0 || width <= 0 || height % scale || width % scale)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "a picture of %" PRId64 " x %" PRId64 " cannot be encoded, expected multiples of %d",
+        return dd_fail(err, DDIT_ERR_ARGUMENT,
+                       "a picture of %" PRId64 " x %" PRId64 " cannot be encoded, expected multiples of %d",
                        width, height, scale);
     if (!measure(&dry, &total))
         return dd_fail(err, DDIT_ERR_ARGUMENT, "a picture of %" PRId64 " x %" PRId64 " is too large to encode", width, height);

@@ -26,13 +26,14 @@ void dd_vae_turn(dd_vae_pass *p, int after, int64_t channels) {
 
 /* ------------------------------------------------------------------------------------------------ ops */
 
-ddit_status dd_vae_conv(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_weight *w, const dd_tensor *add, ddit_err *err) {
-    return dd_op_conv2d(p->backend, &(dd_conv2d_args){.y = y, .x = x, .height = p->height, .width = p->width, .w = w, .add = add},
-                        err);
+ddit_status dd_vae_conv(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_weight *w, const dd_tensor *add,
+                        ddit_err *err) {
+    return dd_op_conv2d(p->backend, &(dd_conv2d_args){.y = y, .x = x, .height = p->height, .width = p->width, .w = w,
+                                                      .add = add}, err);
 }
 
-ddit_status dd_vae_group_norm(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_norm_weights *w, dd_activation activation,
-                              ddit_err *err) {
+ddit_status dd_vae_group_norm(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_norm_weights *w,
+                              dd_activation activation, ddit_err *err) {
     return dd_op_group_norm(p->backend, &(dd_group_norm_args){.y = y, .x = x, .groups = p->config->norm_num_groups,
                                                               .eps = NORM_EPS, .weight = &w->weight, .bias = &w->bias,
                                                               .activation = activation}, err);

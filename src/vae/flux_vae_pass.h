@@ -1,5 +1,6 @@
 /* What the passes of encoder and decoder share: pixels as rows in three buffers, resnets and the middle. One function walks a
- * network for two purposes: without a backend it learns how large each buffer must be, with one it computes. Private to the room.
+ * network for two purposes: without a backend it learns how large each buffer must be, with one it computes. Private to the
+ * room.
  */
 #ifndef DD_VAE_FLUX_VAE_PASS_H
 #define DD_VAE_FLUX_VAE_PASS_H
@@ -33,9 +34,10 @@ dd_tensor dd_vae_rows(dd_vae_pass *p, int after, int64_t channels);
 void dd_vae_turn(dd_vae_pass *p, int after, int64_t channels);
 
 /* Convolution at the current level, add may be NULL; group norm. */
-ddit_status dd_vae_conv(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_weight *w, const dd_tensor *add, ddit_err *err);
-ddit_status dd_vae_group_norm(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_norm_weights *w, dd_activation activation,
-                              ddit_err *err);
+ddit_status dd_vae_conv(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_weight *w, const dd_tensor *add,
+                        ddit_err *err);
+ddit_status dd_vae_group_norm(const dd_vae_pass *p, dd_tensor y, dd_tensor x, const dd_norm_weights *w,
+                              dd_activation activation, ddit_err *err);
 
 /* The value goes through a resnet, or through resnet, attention (if the configuration has it) and resnet. The weights are NULL
  * when only sizes are wanted. */
@@ -45,7 +47,7 @@ ddit_status dd_vae_mid(dd_vae_pass *p, const vae_mid *mid, ddit_err *err);
 /* Sum of the buffers' sizes after a walk without backend; false if they did not fit 63 bits. */
 bool dd_vae_pass_total(const dd_vae_pass *p, uint64_t *total);
 
-/* Takes one block for the buffers of `dry`, a walk without backend, and hands it to p; free with dd_op_free(backend, *memory). */
+/* Takes one block for the buffers of `dry`, a walk without backend, and hands it to p, freed with dd_op_free. */
 ddit_status dd_vae_pass_begin(dd_vae_pass *p, const dd_vae_pass *dry, const char *what, void **memory, ddit_err *err);
 
 /* Pixels of a stripe of a picture of so many. */

@@ -36,7 +36,7 @@ static bool is_read(const char *name) {
     return !ends(name, ".webp") || strstr(dd_picture_formats(), "WebP");
 }
 
-/* PNG and lossless WebP exactly; JPEG and lossy WebP as decoders of another version may round; 16 bits as libpng scales them. */
+/* PNG and lossless WebP exactly; JPEG and lossy WebP as another decoder may round; 16 bits as libpng scales them. */
 static void reads_all_formats(dd_test *t) {
     dd_safetensors *goldens = open_goldens(t);
     int read = 0;
@@ -92,7 +92,8 @@ static void resizes_evenly(dd_test *t) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         int w = sizes[s][0], h = sizes[s][1];
         dd_picture a, b, c;
-        DD_NEED_OK(t, dd_picture_resize(&a, &dd_allocator_libc, &(dd_picture){.width = W, .height = H, .rgb = flat}, w, h, &t->err));
+        DD_NEED_OK(t, dd_picture_resize(&a, &dd_allocator_libc, &(dd_picture){.width = W, .height = H, .rgb = flat}, w, h,
+                                        &t->err));
         DD_NEED_OK(t, dd_picture_resize(&b, &dd_allocator_libc, &(dd_picture){.width = W, .height = H, .rgb = values}, w, h,
                                         &t->err));
         DD_NEED_OK(t, dd_picture_resize(&c, &dd_allocator_libc, &(dd_picture){.width = W, .height = H, .rgb = mirrored}, w, h,
@@ -168,8 +169,8 @@ static void says_what_is_wrong(dd_test *t) {
 
 /* Whatever bytes change, a picture or a sentence comes back. */
 static void survives_damage(dd_test *t) {
-    static const char *const names[] = {"rgba.png", "palette_clear.png", "progressive.jpg", "turned6.jpg", "cmyk.jpg", "rgba.webp",
-                                        "lossy.webp"};
+    static const char *const names[] = {"rgba.png", "palette_clear.png", "progressive.jpg", "turned6.jpg", "cmyk.jpg",
+                                        "rgba.webp", "lossy.webp"};
     char path[] = "/tmp/ddit-picture-XXXXXX", from[PATH_SIZE];
     int fd = mkstemp(path), wrong = 0;
     uint64_t state = 11;
@@ -218,7 +219,8 @@ static void survives_failing_memory(dd_test *t) {
 }
 
 static void knows_names(dd_test *t) {
-    DD_CHECK(t, dd_picture_name("a.png") && dd_picture_name("a.b.JPG") && dd_picture_name("x.jpeg") && dd_picture_name("x.WebP"));
+    DD_CHECK(t, dd_picture_name("a.png") && dd_picture_name("a.b.JPG") && dd_picture_name("x.jpeg") &&
+             dd_picture_name("x.WebP"));
     DD_CHECK(t, !dd_picture_name(".png") && !dd_picture_name("png") && !dd_picture_name("a.png.txt") && !dd_picture_name(""));
 }
 

@@ -131,7 +131,8 @@ static void encodes(dd_test *t) {
     DD_OK(t, dd_picture_encode(e, &dd_allocator_libc, picture, 24, 16, false, plain, &t->err));
     DD_OK(t, dd_picture_encode(e, &dd_allocator_libc, picture, 24, 16, true, mirrored, &t->err));
     DD_CHECK(t, isfinite(plain[0]) && isfinite(mirrored[0]) && dd_test_rel_l2(plain, mirrored, 120) > 0.01);
-    DD_FAILS(t, dd_picture_encode(e, &dd_allocator_libc, "README.md", 24, 16, false, plain, &t->err), DDIT_ERR_FORMAT, "README.md");
+    DD_FAILS(t, dd_picture_encode(e, &dd_allocator_libc, "README.md", 24, 16, false, plain, &t->err), DDIT_ERR_FORMAT,
+             "README.md");
     DD_FAILS(t, dd_picture_encode(e, &dd_allocator_libc, picture, 23, 16, false, plain, &t->err), DDIT_ERR_ARGUMENT, "23 x 16");
     dd_flux_vae_encoder_close(e);
     dd_weight_files_close(files);

@@ -247,7 +247,8 @@ static void says_what_is_wrong(dd_test *t) {
     dd_pictures *p;
     DD_NEED(t, setup(&f));
     f.params.caption_dropout = 1.5;
-    DD_FAILS(t, dd_pictures_open(&p, &dd_allocator_libc, &f.params, &missing, &t->err), DDIT_ERR_ARGUMENT, "caption_dropout is 1.5");
+    DD_FAILS(t, dd_pictures_open(&p, &dd_allocator_libc, &f.params, &missing, &t->err), DDIT_ERR_ARGUMENT,
+             "caption_dropout is 1.5");
     f.params.caption_dropout = 0.5;
     DD_FAILS(t, dd_pictures_open(&p, &dd_allocator_libc, &f.params, &missing, &t->err), DDIT_ERR_INTERNAL, "empty prompt");
     f.params.caption_dropout = 0;
@@ -260,7 +261,8 @@ static void says_what_is_wrong(dd_test *t) {
     DD_CHECK(t, p == NULL);
     fake encoder = {.bad = 1e6f};
     DD_NEED_OK(t, dd_pictures_open(&p, &dd_allocator_libc, &f.params, &missing, &t->err));
-    DD_FAILS(t, dd_pictures_make(p, encode, &encoder, NULL, NULL, &t->err), DDIT_ERR_BACKEND, "a.png 1: its latent holds 1e+06");
+    DD_FAILS(t, dd_pictures_make(p, encode, &encoder, NULL, NULL, &t->err), DDIT_ERR_BACKEND,
+             "a.png 1: its latent holds 1e+06");
     encoder.bad = NAN;
     DD_FAILS(t, dd_pictures_make(p, encode, &encoder, NULL, NULL, &t->err), DDIT_ERR_BACKEND, "nan");
     DD_CHECK(t, files_in(f.folder) == 0);

@@ -135,7 +135,8 @@ static void refuses_what_does_not_fit(dd_test *t) {
              "a picture of 8 x 10 cannot be encoded, expected multiples of 4");
     DD_FAILS(t, dd_flux_vae_encode(f.encoder, NULL, 0, 8, NULL, &t->err), DDIT_ERR_ARGUMENT, "8 x 0");
     DD_FAILS(t, dd_flux_vae_encode(f.encoder, NULL, -8, 8, NULL, &t->err), DDIT_ERR_ARGUMENT, "8 x -8");
-    DD_FAILS(t, dd_flux_vae_encode(f.encoder, NULL, INT32_MAX - 7, INT32_MAX - 7, NULL, &t->err), DDIT_ERR_ARGUMENT, "too large");
+    DD_FAILS(t, dd_flux_vae_encode(f.encoder, NULL, INT32_MAX - 7, INT32_MAX - 7, NULL, &t->err), DDIT_ERR_ARGUMENT,
+             "too large");
     DD_FAILS(t, dd_flux_vae_encode(f.encoder, NULL, (int64_t)1 << 40, 8, NULL, &t->err), DDIT_ERR_ARGUMENT, "too large");
     DD_CHECK(t, dd_flux_vae_encoder_bytes(&f.config, (int64_t)1 << 40, 8, DD_DTYPE_F32).activations == UINT64_MAX);
     dd_flux_vae_encoder *other = NULL;
@@ -150,7 +151,8 @@ static void refuses_what_does_not_fit(dd_test *t) {
     DD_FAILS(t, dd_flux_vae_encoder_open(&other, f.backend, f.files, &wrong, &t->err), DDIT_ERR_MISMATCH, "encoder.conv_out");
     wrong = f.config;
     wrong.layers_per_block = 3;
-    DD_FAILS(t, dd_flux_vae_encoder_open(&other, f.backend, f.files, &wrong, &t->err), DDIT_ERR_MISMATCH, "down_blocks.0.resnets.2");
+    DD_FAILS(t, dd_flux_vae_encoder_open(&other, f.backend, f.files, &wrong, &t->err), DDIT_ERR_MISMATCH,
+             "down_blocks.0.resnets.2");
     DD_CHECK(t, other == NULL);
     close_encoder(&f);
     dd_backend_close(f.backend);
