@@ -82,7 +82,8 @@ static ddit_status open_init(dd_train_run *run, ddit_err *err) {
 static ddit_status check_output(const dd_train_run *run, ddit_err *err) {
     struct stat info;
     if (!run->s.all || stat(run->s.output, &info) != 0) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: exists already; a new model is written to a folder of its own", run->s.output);
+    return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: exists already; a new model is written to a folder of its own",
+                   run->s.output);
 }
 
 /* Checkpoints of an earlier run are neither overwritten nor silently gone on with. */
@@ -93,8 +94,8 @@ static ddit_status check_folder(dd_train_run *run, ddit_err *err) {
     bool there = path != NULL;
     dd_free(run->a, path);
     if (there && !run->s.resume)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "%s holds checkpoints of an earlier training: resume to go on with it, remove the "
-                       "folder to begin anew, or name another output", run->s.folder);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "%s holds checkpoints of an earlier training: resume to go on with it, remove "
+                       "the folder to begin anew, or name another output", run->s.folder);
     return DDIT_OK;
 }
 

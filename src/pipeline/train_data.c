@@ -106,8 +106,8 @@ static ddit_status make_missing(dd_train_run *run, dd_trajectories *t, int missi
     DD_TRY(dd_comm_agree(run->comm, status, err));
     missing = dd_trajectories_missing(t);
     if (missing)
-        return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d trajectories that other ranks made cannot be seen: give a cache that all "
-                       "ranks share", run->s.cache, missing);
+        return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d trajectories that other ranks made cannot be seen: give a cache that "
+                       "all ranks share", run->s.cache, missing);
     return DDIT_OK;
 }
 

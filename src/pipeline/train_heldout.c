@@ -42,8 +42,8 @@ static ddit_status read_latent(dd_heldout *h, const ddit_model *model, const dd_
     if (e->shape[0] < 1 || e->shape[1] < 1 || e->count / dd_latent_values(shape) > INT32_MAX)
         return misfit(h, "\"latent\" is empty or too large", err);
     if (memcmp(e->shape + 2, want, sizeof want) != 0)
-        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: latents are [%d, %d, %d], expected [%d, %d, %d] for pictures of %d x %d: give "
-                       "the width and height that the set was made for", dd_safetensors_path(h->file), (int)e->shape[2],
+        return dd_fail(err, DDIT_ERR_MISMATCH, "%s: latents are [%d, %d, %d], expected [%d, %d, %d] for pictures of %d x %d: "
+                       "give the width and height that the set was made for", dd_safetensors_path(h->file), (int)e->shape[2],
                        (int)e->shape[3], (int)e->shape[4], shape.channels, shape.height, shape.width, s->run.width,
                        s->run.height);
     h->prompts = (int)e->shape[0];
@@ -219,7 +219,8 @@ ddit_status dd_heldout_make_targets(dd_heldout *h, dd_train_run *run, ddit_err *
     DD_GO(dd_alloc(h->a, &m.samples, local, sizeof *m.samples, "samples", err));
     DD_GO(dd_alloc(h->a, &m.status, local, sizeof *m.status, "samples", err));
     DD_GO(dd_alloc(h->a, &m.buffers, 2 * (size_t)run->lane_count * h->values, sizeof(float), "latents", err));
-    for (int first = run->rank; first < dd_heldout_count(h); first += run->ranks * run->local) DD_GO(make_batch(&m, first, err));
+    for (int first = run->rank; first < dd_heldout_count(h); first += run->ranks * run->local)
+        DD_GO(make_batch(&m, first, err));
 done:
     dd_layout_deinit(&m.fine);
     dd_free(h->a, m.conditions);

@@ -1,5 +1,5 @@
-/* The memory of a training, item by item, before anything is made. Encoding prompts comes before training; drawing samples comes
- * on top of it. */
+/* The memory of a training, item by item, before anything is made. Encoding prompts comes before training; drawing samples
+ * comes on top of it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,7 +97,8 @@ static void encode_items(tally *t, const dd_train_run *run) {
         dd_part_bytes b = dd_flux_vae_encoder_bytes(&m->config.vae, run->s.run.height, run->s.run.width, act);
         vae = b.weights + b.activations + 3 * (uint64_t)run->s.run.height * (uint64_t)run->s.run.width;
     }
-    item(t, text > vae ? "text encoder (freed before training)" : "autoencoder (freed before training)", text > vae ? text : vae);
+    if (text > vae) item(t, "text encoder (freed before training)", text);
+    else item(t, "autoencoder (freed before training)", vae);
 }
 
 static void engine_items(tally *t, const dd_train_run *run) {

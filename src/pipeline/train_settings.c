@@ -74,8 +74,8 @@ static ddit_status resolve_lora(dd_train_settings *s, const ddit_train_params *p
     bool doubles = s->options.lora_targets & (DD_LORA_DOUBLE_IMAGE | DD_LORA_DOUBLE_TEXT);
     bool singles = s->options.lora_targets & (DD_LORA_SINGLE_MLP | DD_LORA_SINGLE_OUT);
     if (!doubles || !singles)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "lora is \"%s\", expected one of image and text and one of mlp and out at least: "
-                       "an adapter has LoRA in every block or in none", p->lora);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "lora is \"%s\", expected one of image and text and one of mlp and out at "
+                       "least: an adapter has LoRA in every block or in none", p->lora);
     return DDIT_OK;
 }
 
@@ -170,8 +170,8 @@ static ddit_status resolve_guidance(dd_train_settings *s, const ddit_train_param
         good = dd_scan_decimal(&at, &high);
     }
     if (!good || *dd_skip_blanks(at) || low > high || high > 1000)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "guidance is \"%s\", expected a number or two rising ones from 0 to 1000, such as "
-                       "1,4", p->guidance);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "guidance is \"%s\", expected a number or two rising ones from 0 to 1000, such "
+                       "as 1,4", p->guidance);
     s->guidance_low = (float)low;
     s->guidance_high = (float)high;
     s->distil = s->all && range;
@@ -197,8 +197,8 @@ static ddit_status resolve_data(dd_train_settings *s, const ddit_train_params *p
         return dd_fail(err, DDIT_ERR_ARGUMENT, "neither prompts nor data is given: name a text file with a prompt a line, or a "
                        "folder of pictures with captions");
     if (s->measure_only && !p->eval)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "steps is -1, which only measures, but eval is not given: name a held-out set or "
-                       "a file of prompts");
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "steps is -1, which only measures, but eval is not given: name a held-out set "
+                       "or a file of prompts");
     if (s->all && p->prompts && !s->distil)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "scope all learns from pictures: give data instead of prompts, or a range of "
                        "guidance (LO,HI) for guidance distillation");
@@ -218,7 +218,8 @@ static ddit_status resolve_paths(dd_train_settings *s, const dd_allocator *a, co
     if (!s->all && !file)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "output is \"%s\", expected a name that ends in .safetensors", p->output);
     if (s->all && file)
-        return dd_fail(err, DDIT_ERR_ARGUMENT, "output is \"%s\", expected a folder: scope all writes a whole model", p->output);
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "output is \"%s\", expected a folder: scope all writes a whole model",
+                       p->output);
     DD_TRY(dd_strndup(a, &s->output, p->output, length, err));
     if (file) length -= end;
     DD_TRY(dd_alloc(a, &s->folder, length + 5, 1, "a path", err));

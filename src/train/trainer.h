@@ -1,10 +1,10 @@
 /* One training step: samples -> lanes -> loss -> gradients -> sum over lanes and ranks -> optimizer.
  *
  * Loss of a sample: weight(sigma) * mean over all latent values of (velocity - target)^2, then the mean over the step's
- * samples. Which layout a sample gets is drawn from `share`. Everything about sample i of a step follows from its number step * batch *
- * accumulate + i. The samples of a batch are divided over `accumulators` gradient vectors by what they cost, each vector is
- * filled by one lane at a time in the samples' order, and the vectors are summed in order: the same bytes for any number of
- * lanes.
+ * samples. Which layout a sample gets is drawn from `share`. Everything about sample i of a step follows from its number step *
+ * batch * accumulate + i. The samples of a batch are divided over `accumulators` gradient vectors by what they cost, each
+ * vector is filled by one lane at a time in the samples' order, and the vectors are summed in order: the same bytes for any
+ * number of lanes.
  */
 #ifndef DD_TRAIN_TRAINER_H
 #define DD_TRAIN_TRAINER_H
@@ -31,8 +31,8 @@ typedef struct dd_trainer_params {
 typedef struct dd_trainer dd_trainer;
 
 /* Everything is borrowed. lanes[i] is used on thread i of the pool. teacher: with guidance distillation lanes of a frozen copy
- * of the model on the same backends (NULL elsewhere): the target is v0 + g (v1 - v0) of the frozen model without and with prompt,
- * g the sample's guidance; source->empty_text is then needed. */
+ * of the model on the same backends (NULL elsewhere): the target is v0 + g (v1 - v0) of the frozen model without and with
+ * prompt, g the sample's guidance; source->empty_text is then needed. */
 typedef struct dd_trainer_parts {
     dd_flux_trainee *trainee;
     dd_backend *backend;      /* the trainee's */

@@ -1,9 +1,9 @@
 /* Training samples without any data set: the base model's own trajectories from noise to picture, kept in a folder.
  *
  * Trajectory j belongs to prompt j % prompt_count, with a noise seed and guidance of its own. It is an Euler run of the base
- * at factor 1 over `points` noise levels: sigma(u_k) of the model's schedule at u_0 = 1 and, for k > 0, u_k drawn uniformly from
- * the k-th of points equal parts of 1 > u > 0 (so that all levels are met in the long run), then 0. Each point gives one sample:
- * the latent handed to the model, its sigma, and the velocity the base answered.
+ * at factor 1 over `points` noise levels: sigma(u_k) of the model's schedule at u_0 = 1 and, for k > 0, u_k drawn uniformly
+ * from the k-th of points equal parts of 1 > u > 0 (so that all levels are met in the long run), then 0. Each point gives one
+ * sample: the latent handed to the model, its sigma, and the velocity the base answered.
  *
  * A file FOLDER/trajectory-J.safetensors per trajectory (J of 6 digits): `latent` and `velocity` [points, C, h, w] F16, `sigma`
  * [points] F32, metadata with the `key` that made it. Files appear whole or not at all; those that are there with the right key

@@ -96,7 +96,8 @@ static void refused_texts(dd_test *t) {
         dd_train_texts_deinit(&texts, &dd_allocator_libc);
     }
     dd_train_texts texts = {0};
-    DD_FAILS(t, dd_train_texts_read(&texts, &dd_allocator_libc, scratch_path(&s, "none.txt"), &t->err), DDIT_ERR_NOT_FOUND, NULL);
+    DD_FAILS(t, dd_train_texts_read(&texts, &dd_allocator_libc, scratch_path(&s, "none.txt"), &t->err), DDIT_ERR_NOT_FOUND,
+             NULL);
     scratch_write(&s, "good.txt", "\xEF\xBB\xBF one \r\n#two\n\nthree");
     DD_OK(t, dd_train_texts_read(&texts, &dd_allocator_libc, scratch_path(&s, "good.txt"), &t->err));
     DD_CHECK(t, texts.count == 2 && strcmp(texts.lines[0], "one") == 0 && strcmp(texts.lines[1], "three") == 0);
@@ -122,7 +123,8 @@ static void counts_parameters(dd_test *t) {
                                                  &t->err));
         DD_NEED_OK(t, dd_flux_trainee_create(&trainee, dit, &run.s.options, &t->err));
         int64_t want = dd_flux_trainee_params(trainee)->total, got = dd_train_param_count(&run);
-        if (want != got) dd_test_fail(t, __FILE__, __LINE__, "case %d: %lld, expected %lld", i, (long long)got, (long long)want);
+        if (want != got) dd_test_fail(t, __FILE__, __LINE__, "case %d: %lld, expected %lld", i, (long long)got,
+                                       (long long)want);
         dd_flux_trainee_free(trainee);
         dd_flux_dit_close(dit);
     }

@@ -1,5 +1,5 @@
-/* Random mixed layouts: valid over edges, within the bound, between uniform 1 and 2 on average, functions of seed and sample; and
- * the random order of samples. */
+/* Random mixed layouts: valid over edges, within the bound, between uniform 1 and 2 on average, functions of seed and sample;
+ * and the random order of samples. */
 #include "harness.h"
 #include "train/mixed_layout.h"
 #include "train/shuffle.h"

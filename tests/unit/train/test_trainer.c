@@ -64,7 +64,8 @@ static void learns(dd_test *t) {
     DD_CHECK(t, isnan(first[DD_LAYOUT_X1]));
     for (int k = 1; k < DD_LAYOUT_KINDS; k++)
         if (!(last[k] < 0.8 * first[k]))
-            dd_test_fail(t, __FILE__, __LINE__, "kind %d: loss %g became %g, expected less than four fifths", k, first[k], last[k]);
+            dd_test_fail(t, __FILE__, __LINE__, "kind %d: loss %g became %g, expected less than four fifths", k, first[k],
+                         last[k]);
     DD_CHECK(t, training_close(&r));
 }
 
