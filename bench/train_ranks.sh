@@ -1,6 +1,6 @@
 #!/bin/sh
-# Data-parallel training: the same training with 1, 2 and 4 MPI ranks, and the largest relative difference (norm of the difference
-# / norm) of a tensor of the trained weights: the float32 values of the last checkpoint. The
+# Data-parallel training: the same training with 1, 2 and 4 MPI ranks, and the largest relative difference (norm of the
+# difference / norm) of a tensor of the trained weights: the float32 values of the last checkpoint. The
 # adapter files hold bf16, whose rounding alone is larger. Exit 1 if it is above BAR.
 #   sh bench/train_ranks.sh [DDIT]        STEPS=20 BATCH=8 BAR=1e-5 RANKS="1 2 4" MODEL=models/emoji PRECISION=auto by default
 # ddit must have been built with MPI, and mpirun be on the path.
@@ -35,8 +35,8 @@ folder, bar, first, *others = sys.argv[1:]
 
 
 def tensors(ranks):
-    """{name: values} of the checkpoint's average in float64. Where a tensor begins in that vector is found by its bf16 values, which
-    the adapter file holds."""
+    """{name: values} of the checkpoint's average in float64. Where a tensor begins in that vector is found by its bf16 values,
+    which the adapter file holds."""
     newest = sorted(Path(f"{folder}/{ranks}.run").glob("checkpoint-*"))[-1]
     vector, out = load_file(newest)["ema"], {}
     words = torch.from_numpy(vector).bfloat16().view(torch.int16).numpy()
