@@ -52,17 +52,22 @@ void dd_comm_close(dd_comm *comm) {
 int dd_comm_rank(const dd_comm *comm) { return comm->rank; }
 int dd_comm_size(const dd_comm *comm) { return comm->size; }
 
-/* Adds up the parts of all ranks in the order of the ranks; float32 in double, so that little is lost. */
+/* Adds up the parts of all ranks in a fixed order. */
 typedef void (*add_parts)(void *sum, const void *parts, size_t count, int ranks);
+
+/* Ranks first to first + ranks - 1 as a tree of pairs: (0 + 1) + (2 + 3). A rank that had summed the parts of two ranks as
+ * such a pair gives the same sum, so that the number of ranks need not change what is computed. */
+static float tree_f32(const float *in, size_t count, int ranks) {
+    int half = 1;
+    if (ranks == 1) return *in;
+    while (2 * half < ranks) half *= 2;
+    return tree_f32(in, count, half) + tree_f32(in + (size_t)half * count, count, ranks - half);
+}
 
 static void add_f32(void *sum, const void *parts, size_t count, int ranks) {
     float *out = sum;
     const float *in = parts;
-    for (size_t i = 0; i < count; i++) {
-        double total = 0;
-        for (int r = 0; r < ranks; r++) total += in[(size_t)r * count + i];
-        out[i] = (float)total;
-    }
+    for (size_t i = 0; i < count; i++) out[i] = tree_f32(in + i, count, ranks);
 }
 
 static void add_f64(void *sum, const void *parts, size_t count, int ranks) {

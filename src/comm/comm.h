@@ -17,7 +17,8 @@ void dd_comm_close(dd_comm *comm); /* NULL accepted; all ranks must call it (MPI
 int dd_comm_rank(const dd_comm *comm);  /* 0..size-1; rank 0 writes files and talks */
 int dd_comm_size(const dd_comm *comm);
 
-/* values[count] = the sum over all ranks in the order of the ranks, the same bytes on every rank. Needs 8 MiB, not count. */
+/* values[count] = the sum over all ranks, float32 as a tree of pairs ((0 + 1) + (2 + 3)), float64 in the order of the ranks;
+ * the same bytes on every rank. Needs 8 MiB, not count. */
 ddit_status dd_comm_sum_f32(dd_comm *comm, float *values, size_t count, ddit_err *err);
 ddit_status dd_comm_sum_f64(dd_comm *comm, double *values, size_t count, ddit_err *err);
 

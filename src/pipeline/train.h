@@ -139,7 +139,8 @@ typedef struct dd_train_run {
     dd_train_settings s;
     char settings[DD_TRAIN_SETTINGS_SIZE]; /* lines key=value: what a checkpoint must agree with */
     uint64_t fingerprint;        /* of the transformer's file */
-    int lane_count, accumulators;
+    int lane_count;
+    int vectors, accumulators;   /* gradient vectors of all ranks, of this one */
     uint64_t bytes;              /* announced */
     dd_safetensors *init;        /* owned or NULL */
     dd_safetensors *policy;      /* owned or NULL: the adapter in the model's folder */

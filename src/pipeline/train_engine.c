@@ -21,7 +21,7 @@ dd_flux_lane_params dd_train_lane_params(const dd_train_run *run) {
                                  .max_image_tokens = mixed > most ? mixed : most};
 }
 
-/* Gradient vectors follow from model and batch alone, so that the bytes of the result do not depend on the threads. */
+/* Gradient vectors follow from model and batch alone, so that the bytes of the result do not depend on threads or ranks. */
 void dd_train_choose_lanes(dd_train_run *run) {
     dd_backend *b = run->context->backend;
     dd_flux_lane_params lane = dd_train_lane_params(run);
@@ -29,9 +29,11 @@ void dd_train_choose_lanes(dd_train_run *run) {
                                                       run->local);
     uint64_t vector = (uint64_t)dd_train_param_count(run) * sizeof(float);
     bool small = bytes.checkpoints + bytes.block < SMALL_LANE;
-    int vectors = 1;
-    while (small && vectors < MOST_VECTORS && vectors < run->local && (uint64_t)(vectors + 1) * vector <= SMALL_GRADIENTS)
-        vectors++;
+    int vectors = 1, all = 1; /* of this rank, of all ranks */
+    while (small && 2 * all <= MOST_VECTORS && 2 * all <= run->s.batch && (uint64_t)(2 * all + 1) * vector <= SMALL_GRADIENTS)
+        all *= 2;
+    while (2 * vectors * run->ranks <= all) vectors *= 2;
+    run->vectors = all;
     run->accumulators = vectors;
     int lanes = b->threads < vectors ? b->threads : vectors;
     run->lane_count = b->threads <= 2 * vectors ? lanes : 1; /* many idle cores: all of them on one sample instead */

@@ -286,7 +286,7 @@ void dd_train_settings_text(dd_train_run *run) {
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
              t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run), s->trajectories,
-             s->points, s->steps, s->batch, s->accumulate, run->accumulators, (int)o->kind, o->lr, o->weight_decay,
+             s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr, o->weight_decay,
              o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
              (double)s->guidance_high, s->caption_dropout, (int)s->levels, s->seed);
 }

@@ -2,9 +2,9 @@
  *
  * Loss of a sample: weight(sigma) * mean over all latent values of (velocity - target)^2, then the mean over the step's
  * samples. Which layout a sample gets is drawn from `share`. Everything about sample i of a step follows from its number step *
- * batch * accumulate + i. The samples of a batch are divided over `accumulators` gradient vectors by what they cost, each
- * vector is filled by one lane at a time in the samples' order, and the vectors are summed in order: the same bytes for any
- * number of lanes.
+ * batch * accumulate + i. The samples of a batch are divided in a row over `accumulators` gradient vectors, each vector
+ * is filled by one lane at a time in the samples' order, and the vectors are summed as a tree of pairs over lanes and ranks:
+ * the same bytes for any number of lanes, and (scope DD_TRAIN_ADAPTER) for 1, 2, 4 … ranks if there are as many vectors in all.
  */
 #ifndef DD_TRAIN_TRAINER_H
 #define DD_TRAIN_TRAINER_H
@@ -19,7 +19,7 @@ typedef struct dd_trainer_params {
     uint64_t seed;
     int batch;        /* samples whose conditions are held at once, over all ranks; a multiple of their number */
     int accumulate;   /* batches of a step */
-    int accumulators; /* gradient vectors of this rank */
+    int accumulators; /* gradient vectors of this rank; a power of two */
     bool factor[DD_FACTOR_COUNT];  /* [1], [2]: the trainee has factor 2, 4. None: DD_TRAIN_ALL */
     double share[DD_LAYOUT_KINDS]; /* how often a layout is drawn; sum 1. DD_TRAIN_ALL: X1 alone */
     double weight_floor;     /* weight(sigma) = (sigma^2 / (sigma^2 + w)), scaled to mean 1 over uniform sigma; 0: all 1 */

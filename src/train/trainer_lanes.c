@@ -97,7 +97,13 @@ static void loss_gradient(dd_trainer *t, int lane, double sigma) {
     for (size_t i = 0; i < t->values; i++) l->velocity[i] = factor * (l->velocity[i] - l->target[i]);
 }
 
-static ddit_status train_sample(dd_trainer *t, int lane, int slot, ddit_err *err) {
+/* Vector v holds samples first_slot(v) to first_slot(v + 1) - 1: shares in a row, which do not depend on the ranks as long as
+ * these divide the vectors. */
+static int first_slot(const dd_trainer *t, int vector) {
+    return (int)((int64_t)vector * t->batch_count / t->params.accumulators);
+}
+
+static ddit_status train_sample(dd_trainer *t, int lane, int vector, int slot, ddit_err *err) {
     dd_trainer_sample *s = &t->samples[slot];
     dd_trainer_lane *l = &t->lanes[lane];
     dd_flux_lane *run = t->parts.lanes[lane];
@@ -106,15 +112,16 @@ static ddit_status train_sample(dd_trainer *t, int lane, int slot, ddit_err *err
     DD_TRY(dd_flux_lane_forward(run, t->parts.batch, slot, s->data.sigma, layout, l->latent, l->velocity, err));
     s->loss = dd_trainer_loss(t, lane);
     loss_gradient(t, lane, s->data.sigma);
-    return dd_flux_lane_backward(run, l->velocity, t->gradients[s->accumulator], err);
+    return dd_flux_lane_backward(run, l->velocity, t->gradients[vector], err);
 }
 
 /* One gradient vector: its samples in order. */
 static void fill_accumulator(void *user, int64_t task, int worker) {
     dd_trainer *t = user;
-    dd_trainer_end *end = &t->ends[task];
-    for (int slot = 0; slot < t->batch_count && end->status == DDIT_OK; slot++)
-        if (t->samples[slot].accumulator == (int)task) end->status = train_sample(t, worker, slot, &end->err);
+    int vector = t->order[task];
+    dd_trainer_end *end = &t->ends[vector];
+    for (int slot = first_slot(t, vector); slot < first_slot(t, vector + 1) && end->status == DDIT_OK; slot++)
+        end->status = train_sample(t, worker, vector, slot, &end->err);
 }
 
 /* About what a sample costs, in cells that pass through the blocks forward. */
@@ -125,18 +132,14 @@ static double cost(const dd_trainer *t, const dd_trainer_sample *s) {
     return cells * (4 * share[s->kind] + asks + 2 * teacher) + 64; /* a forward, its repetition, a backward of two */
 }
 
-/* The costliest sample not yet placed goes to the vector with the least to do, so that lanes end at about the same time. */
-static void divide(dd_trainer *t, int count) {
-    for (int i = 0; i < count; i++) t->samples[i].accumulator = -1;
-    for (int a = 0; a < t->params.accumulators; a++) t->load[a] = 0;
-    for (int n = 0; n < count; n++) {
-        int most = -1, least = 0;
-        for (int i = 0; i < count; i++)
-            if (t->samples[i].accumulator < 0 && (most < 0 || cost(t, &t->samples[i]) > cost(t, &t->samples[most]))) most = i;
-        for (int a = 1; a < t->params.accumulators; a++)
-            if (t->load[a] < t->load[least]) least = a;
-        t->samples[most].accumulator = least;
-        t->load[least] += cost(t, &t->samples[most]);
+/* The costliest vectors are begun first, so that lanes end at about the same time. */
+static void order_tasks(dd_trainer *t) {
+    for (int v = 0; v < t->params.accumulators; v++) {
+        t->load[v] = 0;
+        for (int slot = first_slot(t, v); slot < first_slot(t, v + 1); slot++) t->load[v] += cost(t, &t->samples[slot]);
+        int at = v;
+        for (; at > 0 && t->load[t->order[at - 1]] < t->load[v]; at--) t->order[at] = t->order[at - 1];
+        t->order[at] = v;
     }
 }
 
@@ -150,7 +153,7 @@ ddit_status dd_trainer_run_batch(dd_trainer *t, int count, ddit_err *err) {
     int vectors = t->params.accumulators;
     t->batch_count = count;
     DD_TRY(dd_trainer_condition(t, count, err));
-    divide(t, count);
+    order_tasks(t);
     for (int i = 0; i < vectors; i++) t->ends[i] = (dd_trainer_end){0};
     dd_pool_run(t->parts.pool, vectors, fill_accumulator, t);
     return dd_trainer_first_end(t, vectors, err);

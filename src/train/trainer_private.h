@@ -13,7 +13,6 @@ typedef struct dd_trainer_sample {
     uint64_t number;     /* over the whole training */
     int index;           /* in its step */
     dd_layout_kind kind;
-    int accumulator;
     double loss;         /* unweighted */
     double kind_loss[DD_LAYOUT_KINDS]; /* of an evaluation */
 } dd_trainer_sample;
@@ -48,6 +47,7 @@ struct dd_trainer {
     dd_flux_condition *conditions; /* owned [local], [2 local] with teacher */
     dd_trainer_end *ends;       /* owned [max(accumulators, local)] */
     double *load;               /* owned [accumulators]: what each has to do in the batch at hand */
+    int *order;                 /* owned [accumulators]: those with most to do first */
     int batch_count;            /* samples of the batch at hand */
     dd_layout uniform[DD_FACTOR_COUNT];
     const dd_train_source *source; /* of the batch at hand */

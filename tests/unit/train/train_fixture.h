@@ -40,7 +40,7 @@ static inline void fixture_prompts(fixture *f) {
 static inline ddit_status fixture_open(fixture *f, const dd_train_options *options, int lanes, int conditions, ddit_err *err) {
     *f = (fixture){.options = *options, .lane_count = lanes};
     tiny_kind kind = {"cpu", DD_PRECISION_F32};
-    DD_TRY(tiny_trainee_open(&f->m, kind, options, conditions, FIX_TEXT, err));
+    DD_TRY(tiny_trainee_open(&f->m, kind, "flux_head32", options, conditions, FIX_TEXT, err));
     const dd_allocator *a = &f->m.memory.allocator;
     f->shape = (dd_latent_shape){f->m.config.transformer.latent_channels, FIX_SIDE, FIX_SIDE};
     f->grid = (dd_grid){FIX_SIDE / 2, FIX_SIDE / 2, 2};
