@@ -16,7 +16,7 @@ typedef struct dd_train_sample {
 
 typedef struct dd_train_source dd_train_source;
 struct dd_train_source {
-    /* What the sample is, without its values; cheap. */
+    /* What the sample is, without its values; cheap. Called by one thread at a time, and before fetch of that sample. */
     ddit_status (*plan)(const dd_train_source *s, uint64_t step, int i, dd_train_sample *out, ddit_err *err);
     /* latent [C, h, w]: the noisy latent z; target [C, h, w]: the velocity (noise minus data) to learn, if has_target.
      * Called from several threads at once. */
