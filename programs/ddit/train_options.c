@@ -46,6 +46,8 @@ static const option_row rows[] = {
              "model's default); with --train all: guidance distillation"},
     {0, "caption-dropout", NULL, "P", OPTION_NUMBER, AT(caption_dropout), 0, 1,
      .help = "--train all: share of samples without caption (0.1)"},
+    {0, "levels", NULL, "KIND", OPTION_CHOICE, AT(levels), .choices = "uniform|logit-normal",
+     .help = "--data: noise levels, before the model's shift: uniform or\nlogit-normal (uniform; --train all logit-normal)"},
 
     OPTIONS_HEADING("The adapter"),
     {0, "factors", NULL, "LIST", OPTION_CHOICE, AT(factors), .choices = "2,4|2|4",
@@ -174,6 +176,8 @@ int train_options_check(const train_options *o) {
     if (o->prompts && o->data) return say("--prompts and --data exclude each other: the training data is one of them");
     if (o->data && (o->trajectories > 0 || o->points > 0))
         return say("--%s belongs to --prompts: with --data nothing is drawn", o->trajectories > 0 ? "trajectories" : "points");
+    if (o->prompts && o->levels)
+        return say("--levels belongs to --data: trajectories have the noise levels of the model's own runs");
     if (o->steps >= 0 && !isnan(o->minutes))
         return say("--steps and --minutes exclude each other: one of them says when to stop");
     if (o->steps == 0 && !o->eval) return say("--steps 0 only measures: name a held-out set or a file of prompts with --eval");
@@ -213,6 +217,7 @@ ddit_train_params train_options_params(const train_options *o) {
     p.ema = o->ema;
     p.loss_floor = o->loss_floor;
     p.guidance = o->guidance;
+    p.levels = o->levels;
     p.caption_dropout = o->caption_dropout;
     p.seed = (uint64_t)o->seed;
     p.resume = o->resume;

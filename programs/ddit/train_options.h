@@ -9,7 +9,7 @@
 /* Unset: NULL, NaN, and for counts -1 where 0 means something, else 0. */
 typedef struct train_options {
     const char *model, *output, *scope, *preset;
-    const char *prompts, *data, *cache, *guidance;
+    const char *prompts, *data, *cache, *guidance, *levels;
     int trajectories, points;
     int size[2]; /* width, height */
     double caption_dropout;

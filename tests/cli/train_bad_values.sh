@@ -47,6 +47,7 @@ t -W 100
 t --size 256
 t --caption-dropout 2
 t --caption-dropout 0.1
+t --levels normal
 t -s -1
 t -s -2
 t -s 1.5
@@ -59,6 +60,7 @@ t --sample-every -1
 t --prompts p.txt --data pictures
 t --data pictures --points 4
 t --data pictures --trajectories 4
+t --prompts p.txt --levels uniform
 t --steps 0
 t --steps 0 --eval e.safetensors --resume
 try "$DDIT" train --train all -o model.safetensors --data pictures
