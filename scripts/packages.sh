@@ -25,4 +25,4 @@ need_packages() {
     }
 }
 
-build_packages="gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libpng-dev libjansson-dev libutf8proc-dev"
+build_packages="gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libpng-dev libjpeg62-turbo-dev libwebp-dev libjansson-dev libutf8proc-dev"
