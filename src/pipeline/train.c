@@ -99,11 +99,26 @@ static ddit_status check_folder(dd_train_run *run, ddit_err *err) {
     return DDIT_OK;
 }
 
+/* Two trainings in one folder would write into each other's logs and checkpoints. What check_folder found may be old by now. */
+static ddit_status lock_folder(dd_train_run *run, ddit_err *err) {
+    char *path;
+    bool taken;
+    DD_TRY(dd_train_path(run, &path, "lock", err));
+    ddit_status status = dd_lock_file_take(&run->lock, path, &taken, err);
+    dd_free(run->a, path);
+    if (status != DDIT_OK) return status;
+    if (taken)
+        return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: another training is at work in this folder: wait until it ends, or name "
+                       "another output", run->s.folder);
+    return check_folder(run, err);
+}
+
 static ddit_status make_folders(dd_train_run *run, ddit_err *err) {
     bool needs_cache = run->s.eval && !run->heldout;
     if (run->rank > 0) return DDIT_OK;
     if (!run->s.measure_only || (needs_cache && strcmp(run->s.cache, run->s.folder) == 0))
         DD_TRY(dd_train_make_folder(run->s.folder, err));
+    if (!run->s.measure_only) DD_TRY(lock_folder(run, err));
     return strcmp(run->s.cache, run->s.folder) ? dd_train_make_folder(run->s.cache, err) : DDIT_OK;
 }
 
@@ -275,6 +290,7 @@ static void close_all(dd_train_run *run) {
     dd_trainer_free(run->trainer);
     dd_optimizer_deinit(&run->optimizer);
     if (run->logging) dd_loss_log_close(&run->log);
+    dd_lock_file_drop(&run->lock);
     dd_train_data_close(run);
     dd_train_engines_close(run);
     dd_safetensors_close(run->init);

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "base/lock_file.h"
 #include "pipeline/picture_folder.h"
 #include "pipeline/pipeline.h"
 #include "train/checkpoint.h"
@@ -161,6 +162,7 @@ typedef struct dd_train_run {
     dd_trainer *trainer;         /* owned */
     dd_loss_log log;
     bool logging;
+    dd_lock_file lock;           /* of the run's folder; rank 0 */
     uint8_t *base_pictures;      /* owned or NULL: the samples' first column, drawn once */
     double seconds;              /* trained so far */
     double step_seconds;         /* of a step lately; 0: not known */

@@ -24,6 +24,7 @@ echo "-- stopped by Ctrl-C"
 "$DDIT" train $small -o b.safetensors --steps 100000 --sample-every 0 -v 2>log & # not the function: the signal is for ddit
 pid=$!
 until grep -q '^step 3/' log 2>/dev/null; do sleep 0.02; done
+try train -o b.safetensors --steps 100000 --resume -q
 kill -INT $pid 2>/dev/null
 wait $pid
 echo "exit $?"

@@ -2,9 +2,11 @@
 #include <dirent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include "base/lock_file.h"
 #include "base/mapped_file.h"
 #include "base/out_file.h"
 #include "harness.h"
@@ -192,6 +194,53 @@ static void reads_whole(dd_test *t) {
     folder_drop(&f);
 }
 
+static void locks(dd_test *t) {
+    folder f;
+    dd_lock_file one, two;
+    bool taken = true;
+    DD_NEED(t, folder_make(&f));
+    DD_OK(t, dd_lock_file_take(&one, f.file, &taken, &t->err));
+    DD_CHECK(t, !taken && one.held);
+    DD_OK(t, dd_lock_file_take(&two, f.file, &taken, &t->err));
+    DD_CHECK(t, taken && !two.held);
+    dd_lock_file_drop(&two);
+    dd_lock_file_drop(&one);
+    DD_CHECK(t, !one.held);
+    DD_OK(t, dd_lock_file_take(&two, f.file, &taken, &t->err));
+    DD_CHECK(t, !taken && two.held);
+    dd_lock_file_drop(&two);
+    DD_FAILS(t, dd_lock_file_take(&one, f.path, &taken, &t->err), DDIT_ERR_WRITE, f.path); /* a folder */
+    DD_CHECK(t, !one.held && !taken);
+    folder_drop(&f);
+}
+
+/* A process that is killed lets go. */
+static void killed_lets_go(dd_test *t) {
+    folder f;
+    dd_lock_file lock;
+    bool taken = false;
+    int told[2];
+    char byte;
+    DD_NEED(t, folder_make(&f) && pipe(told) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        if (dd_lock_file_take(&lock, f.file, &taken, NULL) == DDIT_OK && !taken && write(told[1], "x", 1) == 1)
+            for (;;) pause();
+        _exit(1);
+    }
+    close(told[1]);
+    DD_NEED(t, child > 0 && read(told[0], &byte, 1) == 1);
+    DD_OK(t, dd_lock_file_take(&lock, f.file, &taken, &t->err));
+    DD_CHECK(t, taken);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    DD_OK(t, dd_lock_file_take(&lock, f.file, &taken, &t->err));
+    DD_CHECK(t, !taken && lock.held);
+    dd_lock_file_drop(&lock);
+    close(told[0]);
+    folder_drop(&f);
+}
+
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"commit_replaces", commit_replaces},
@@ -201,6 +250,8 @@ int main(int argc, char **argv) {
         {"maps", maps},
         {"map_edges", map_edges},
         {"reads_whole", reads_whole},
+        {"locks", locks},
+        {"killed_lets_go", killed_lets_go},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "base/lock_file.h"
 #include "harness.h"
 #include "unit/pipeline/train_public.h"
 
@@ -85,6 +86,31 @@ static void goes_on(dd_test *t) {
     parts.p.lr = 0.01;
     DD_FAILS(t, tiny_train(&one, &parts, NULL, &t->err), DDIT_ERR_MISMATCH, "lr=");
     DD_CHECK(t, close_all(&one) && close_all(&two));
+    scratch_remove_all(&s);
+}
+
+/* Another training at work in the same folder, here played by the lock alone. */
+static void one_at_a_time(dd_test *t) {
+    scratch s = train_scratch();
+    opened o;
+    tiny_run r;
+    char path[128];
+    dd_lock_file other;
+    bool taken;
+    DD_NEED_OK(t, open_context(&o, "cpu", "f32", 1, &t->err));
+    tiny_run_init(&r, &s, "a.safetensors");
+    r.seen.stop_at = 1;
+    DD_FAILS(t, tiny_train(&o, &r, NULL, &t->err), DDIT_ERR_CANCELLED, NULL);
+    r.seen.stop_at = 0;
+    r.p.resume = 1;
+    snprintf(path, sizeof path, "%s/a.run/lock", s.folder);
+    DD_NEED_OK(t, dd_lock_file_take(&other, path, &taken, &t->err)); /* the first let go of it */
+    DD_CHECK(t, !taken);
+    DD_FAILS(t, tiny_train(&o, &r, NULL, &t->err), DDIT_ERR_OUTPUT_PATH, "another training is at work in this folder");
+    DD_CHECK(t, r.seen.steps_seen == 0 && lines_of(r.output, "loss.csv") == 2);
+    dd_lock_file_drop(&other);
+    DD_OK(t, tiny_train(&o, &r, NULL, &t->err));
+    DD_CHECK(t, close_all(&o));
     scratch_remove_all(&s);
 }
 
@@ -293,6 +319,7 @@ int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"writes an adapter that draws", writes_an_adapter},
         {"stopped and gone on with: the same bytes", goes_on},
+        {"one training at a time in a folder", one_at_a_time},
         {"stops in any phase", stops_in_any_phase},
         {"starts from an adapter", starts_from_an_adapter},
         {"measures only", measures_only},
