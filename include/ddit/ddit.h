@@ -240,7 +240,7 @@ typedef struct ddit_train_params {
     double mixed;           /* share of samples with mixed layouts, 0..1; NaN: 0.2 */
     const char *init;       /* an adapter to start from instead of the untrained start; shapes must agree */
     /* optimisation */
-    int64_t steps;          /* 0: 1625 (26,000 samples), or as many as `minutes` allow */
+    int64_t steps;          /* 0: 1625 (26,000 samples), or as many as `minutes` allow; -1: measure only, see ddit_train */
     double minutes;         /* instead of steps: as many as fit into so many minutes; a few steps are tried to measure that,
                              * then the number is fixed and kept in the run's folder; NaN: no limit */
     int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 16 and 1 */
@@ -270,7 +270,7 @@ typedef struct ddit_train_params {
     void *user;
 } ddit_train_params;
 
-DDIT_API ddit_train_params ddit_train_params_init(void);
+DDIT_API ddit_train_params ddit_train_params_init(void); /* everything unset */
 
 /* Trains and writes params->output (whole or not at all). model: a diffusers folder; the adapter that may lie in it is not
  * used. *json (freed with ddit_text_free; may be NULL): files written, settings, losses, seconds, samples, memory; on ranks
@@ -279,8 +279,9 @@ DDIT_API ddit_train_params ddit_train_params_init(void);
  * Started by mpirun (and built with MPI), the ranks share the samples of every step; rank 0 writes.
  * Errors: those of ddit_model_open; DDIT_ERR_ARGUMENT (a sentence naming the parameter); DDIT_ERR_NOT_FOUND, DDIT_ERR_FORMAT
  * (data without pictures, captions missing, a prompts file with a NUL); DDIT_ERR_MISMATCH (init of another shape, a checkpoint
- * of other settings); DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (checkpoints so far stay); DDIT_ERR_DIVERGED (names step and last
- * good checkpoint); DDIT_ERR_CANCELLED (saved; resume goes on). */
+ * of other settings); DDIT_ERR_OUTPUT_PATH (also: another training is at work in the run's folder), DDIT_ERR_WRITE
+ * (checkpoints so far stay); DDIT_ERR_UNSUPPORTED (started by mpirun, but built without MPI); DDIT_ERR_DIVERGED (names step and
+ * last good checkpoint); DDIT_ERR_CANCELLED (saved; resume goes on). */
 DDIT_API ddit_status ddit_train(char **json, ddit_context *context, const char *model, const ddit_train_params *params,
                                 ddit_err *err);
 

@@ -121,16 +121,20 @@ static inline float *dd_flux_single_table(const dd_flux_call *c, const dd_flux_t
 #define DD_FLUX_EPS 1e-6f
 ddit_status dd_flux_modulate(const dd_flux_call *c, dd_tensor y, dd_tensor x, dd_tensor shift, dd_tensor scale, ddit_err *err);
 
+/* One block on run->x [rows, d], in place; with c->tape see dd_flux_tape. index counts from the first block of its kind. Errors
+ * of these and of what follows: those of the ops. */
 ddit_status dd_flux_double_forward(const dd_flux_call *c, int index, ddit_err *err);
 ddit_status dd_flux_single_forward(const dd_flux_call *c, int index, ddit_err *err);
 
-/* Rows of one factor in buffers that hold all cells in the order of the layout. n = cell edge, latent pixels. */
+/* Rows of one factor (index f) in buffers that hold all cells in the order of the layout. n = cell edge, latent pixels. */
 typedef struct dd_flux_factor_rows {
     int begin, count, n;
     int64_t features; /* C n n */
     int64_t offset;   /* values before the factor's rows in `cells` and `out` */
 } dd_flux_factor_rows;
 dd_flux_factor_rows dd_flux_rows_at(const dd_flux_call *c, int f);
+
+/* run->origin of these rows [count, 2]. */
 dd_tensor dd_flux_origins(const dd_flux_call *c, dd_flux_factor_rows r);
 static inline dd_tensor dd_flux_cells(const dd_flux_call *c, void *buffer, dd_flux_factor_rows r) {
     return dd_flux_act(c, (char *)buffer + (size_t)r.offset * dd_flux_act_size(c), r.count, r.features);
@@ -144,7 +148,7 @@ ddit_status dd_flux_embed(const dd_flux_call *c, dd_tensor latent, ddit_err *err
 ddit_status dd_flux_deembed(const dd_flux_call *c, dd_tensor latent, dd_tensor velocity, float sigma, ddit_err *err);
 
 /* A run on another backend than the dit's own, e.g. a lane; gradient_rows as in dd_reserve. branches = 0: no tables of its own,
- * calls bring theirs. */
+ * calls bring theirs. Errors as dd_flux_run_create; *out is NULL on failure. */
 ddit_status dd_flux_run_create_on(dd_flux_run **out, dd_flux_dit *dit, dd_backend *b, const dd_flux_run_params *params,
                                   int64_t gradient_rows, ddit_err *err);
 

@@ -69,6 +69,7 @@ typedef struct dd_flux_lane_params {
     int max_image_tokens; /* most cells of a layout that forward keeps; velocity() takes any */
 } dd_flux_lane_params;
 
+/* What a trainee, one lane and a batch of batch_count conditions will take; activation: that of the backend. */
 dd_flux_train_bytes dd_flux_train_measure(const dd_flux_config *config, dd_dtype activation, const dd_train_options *options,
                                           const dd_flux_lane_params *lane, int batch_count);
 
@@ -89,9 +90,10 @@ ddit_status dd_flux_trainee_start(const dd_flux_trainee *trainee, uint64_t seed,
 /* Puts values[total] (host) into the weights. No lane may be at work. */
 ddit_status dd_flux_trainee_update(dd_flux_trainee *trainee, const float *values, ddit_err *err);
 
-/* Conditions of up to `count` samples. Errors: DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
+/* Conditions of up to `count` samples, each with `text_tokens` rows of text; the trainee must outlive it.
+ * Errors: DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
 ddit_status dd_flux_batch_create(dd_flux_batch **out, dd_flux_trainee *trainee, int count, int text_tokens, ddit_err *err);
-void dd_flux_batch_free(dd_flux_batch *batch);
+void dd_flux_batch_free(dd_flux_batch *batch); /* NULL accepted */
 
 /* One sample's condition: host memory, borrowed for the call. */
 typedef struct dd_flux_condition {
@@ -109,11 +111,11 @@ ddit_status dd_flux_batch_condition(dd_flux_batch *batch, const dd_flux_conditio
  * gradient[total] backend memory, added to. */
 ddit_status dd_flux_batch_backward(dd_flux_batch *batch, float *gradient, ddit_err *err);
 
-/* A lane on `backend`: the trainee's own, or one of its lanes. Its batches must have params->text_tokens rows of text. Errors:
- * DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
+/* A lane on `backend` (borrowed): the trainee's own, or one of its lanes. Its batches must have params->text_tokens rows of
+ * text; the trainee must outlive it. Errors: DDIT_ERR_NO_MEMORY, those of dd_op_reserve; *out is NULL on failure. */
 ddit_status dd_flux_lane_create(dd_flux_lane **out, dd_flux_trainee *trainee, dd_backend *backend,
                                 const dd_flux_lane_params *params, ddit_err *err);
-void dd_flux_lane_free(dd_flux_lane *lane);
+void dd_flux_lane_free(dd_flux_lane *lane); /* NULL accepted */
 
 /* The velocity of sample `index` of the batch, as dd_flux_run_velocity gives it; nothing is kept. Uniform(1) is the frozen
  * teacher. latent, velocity: [C, h, w] host memory. */

@@ -30,7 +30,8 @@ typedef struct dd_weight_grad_args {
 } dd_weight_grad_args;
 
 /* Attention without bias. P = softmax(scale q k^T) is recomputed from lse.
- * dS = P (dP - rowsum(dout * out)); dv = P^T dout; dq = scale dS k; dk = scale dS^T q. Source: FlashAttention-2 (Dao 2023), 3.1.2. */
+ * dS = P (dP - rowsum(dout * out)); dv = P^T dout; dq = scale dS k; dk = scale dS^T q.
+ * Source: FlashAttention-2 (Dao 2023), 3.1.2. */
 typedef struct dd_attention_grad_args {
     dd_tensor dq, dk, dv; /* [Nq, A*E], [Nk, A*E] act, written */
     dd_tensor dout, out;  /* [Nq, A*E] act */
@@ -81,7 +82,8 @@ typedef struct dd_gate_grad_args {
 } dd_gate_grad_args;
 
 /* cells_scatter: dx[m, (c, i, j)] = dvelocity at the cell's pixel, 0 where the cell hangs over the edge. For the pixel-linear
- * residual, over the pixels of these cells: dpixel_weight[c, e] += sum dvelocity[c] z[e];  dpixel_bias[c] += sum dvelocity[c]. */
+ * residual, over the pixels of these cells: dpixel_weight[c, e] += sum dvelocity[c] z[e];
+ * dpixel_bias[c] += sum dvelocity[c]. */
 typedef struct dd_cells_scatter_grad_args {
     dd_tensor dx;        /* [M, C*n*n] act or F32, written */
     dd_tensor dvelocity; /* [C, h, w] F32 */
@@ -103,7 +105,7 @@ struct dd_grad_ops {
     ddit_status (*cells_scatter)(dd_backend *b, const dd_cells_scatter_grad_args *g, ddit_err *err);
 };
 
-/* Checked calls, as in op.h. */
+/* Checked calls, with the errors of those in op.h. */
 ddit_status dd_op_input_grad(dd_backend *b, const dd_input_grad_args *g, ddit_err *err);
 ddit_status dd_op_weight_grad(dd_backend *b, const dd_weight_grad_args *g, ddit_err *err);
 ddit_status dd_op_attention_grad(dd_backend *b, const dd_attention_grad_args *g, ddit_err *err);

@@ -50,9 +50,10 @@ ddit_status dd_train_settings_resolve(dd_train_settings *s, const ddit_model *mo
                                       ddit_err *err);
 void dd_train_settings_deinit(dd_train_settings *s, const dd_allocator *a);
 
-/* Fixes what depends on the number of steps: warm-up, decay. */
+/* Fixes the number of steps and what depends on it: warm-up, decay. */
 void dd_train_settings_fix_steps(dd_train_settings *s, int64_t steps);
 
+/* The latent of the size trained at, and its cells at factor 1. */
 dd_latent_shape dd_train_shape(const dd_train_settings *s, const ddit_model *model);
 dd_grid dd_train_grid(const dd_train_settings *s, const ddit_model *model);
 
@@ -66,6 +67,7 @@ typedef struct dd_train_texts {
     int count, room;
 } dd_train_texts;
 
+/* A zeroed one is accepted. add: appends a copy of line[length]. Errors: DDIT_ERR_NO_MEMORY. */
 void dd_train_texts_deinit(dd_train_texts *texts, const dd_allocator *a);
 ddit_status dd_train_texts_add(dd_train_texts *texts, const dd_allocator *a, const char *line, size_t length, ddit_err *err);
 
@@ -89,12 +91,15 @@ typedef struct dd_heldout dd_heldout;
 ddit_status dd_heldout_open(dd_heldout **out, dd_train_texts *texts, const ddit_model *model, const dd_train_settings *s,
                             const char *path, ddit_err *err);
 void dd_heldout_close(dd_heldout *h); /* NULL accepted */
-int dd_heldout_count(const dd_heldout *h);
+int dd_heldout_count(const dd_heldout *h);       /* latents: prompts times levels */
 uint64_t dd_heldout_bytes(const dd_heldout *h); /* of the targets in memory */
 
-/* Computes the frozen model's velocity at every latent that this rank measures. `texts` has been encoded. */
+/* Computes the frozen model's velocity at every latent that this rank measures, and keeps it as F16. The texts that
+ * dd_heldout_open added must have been encoded. Errors: DDIT_ERR_NO_MEMORY, DDIT_ERR_CANCELLED, those of the model. */
 struct dd_train_run;
 ddit_status dd_heldout_make_targets(dd_heldout *h, struct dd_train_run *run, ddit_err *err);
+
+/* Samples with targets, owned by h; step is ignored. The first ones already are of all prompts and levels. */
 const dd_train_source *dd_heldout_source(const dd_heldout *h);
 
 /* ---------------------------------------------------------------------------------------------- data */
@@ -111,7 +116,9 @@ typedef struct dd_train_data {
     dd_pictures *pictures;         /* owned or NULL */
 } dd_train_data;
 
-/* Pictures: lists the folder, its captions becoming run->texts; opens (and makes) their latents. */
+/* Pictures: lists the folder, its captions becoming run->texts; opens (and makes) their latents. hash: of captions and files,
+ * a number that differs when one of them does. Errors: those of picture_folder.h and train/pictures.h; DDIT_ERR_NOT_FOUND if
+ * latents that other ranks made cannot be seen. */
 ddit_status dd_train_pictures_read(struct dd_train_run *run, ddit_err *err);
 ddit_status dd_train_pictures_make(struct dd_train_run *run, ddit_err *err);
 void dd_train_pictures_close(struct dd_train_run *run);
@@ -183,12 +190,12 @@ int64_t dd_train_param_count(const dd_train_run *run);
 /* Sets run->bytes, tells the plan. */
 ddit_status dd_train_announce(dd_train_run *run, ddit_err *err);
 
-/* Opens transformer, trainee, lanes, batch (and the teacher's). */
+/* Opens transformer, trainee, lanes, batch (and the teacher's). close: what is there of them. */
 ddit_status dd_train_engines_open(dd_train_run *run, ddit_err *err);
 void dd_train_engines_close(dd_train_run *run);
 
 /* Training data: reads what the user gave (prompts or the list of pictures); encodes texts and pictures; makes trajectories and
- * run->source. Evaluation data likewise. */
+ * run->source. Evaluation data likewise. hash: of what the samples are made of, for run->settings. */
 ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err);
@@ -196,14 +203,15 @@ void dd_train_data_close(dd_train_run *run);
 uint64_t dd_train_data_hash(const dd_train_run *run);
 uint64_t dd_train_data_bytes(const dd_train_run *run); /* memory beside embeddings */
 
-/* The trainer over run->source; needs run->optimizer. */
+/* Opens the trainer over run->source; needs run->optimizer. */
 ddit_status dd_train_trainer_open(dd_train_run *run, ddit_err *err);
 dd_trainer_params dd_train_trainer_params(const dd_train_run *run);
 
 /* The run's settings as text into run->settings. */
 void dd_train_settings_text(dd_train_run *run);
 
-/* From where values begin to the last step: checkpoints, logs, evaluation, samples. */
+/* From where values begin to the last step: checkpoints, logs, evaluation, samples. Errors: DDIT_ERR_CANCELLED (after saving),
+ * DDIT_ERR_DIVERGED, those of a step and of writing. */
 ddit_status dd_train_loop(dd_train_run *run, ddit_err *err);
 
 /* Held-out losses of `values` into `loss`, and (rank 0) a row of FOLDER/eval.csv. all: every sample, not only a part. */
@@ -213,7 +221,8 @@ ddit_status dd_train_evaluate(dd_train_run *run, const float *values, bool all, 
 ddit_status dd_train_draw_samples(dd_train_run *run, const float *values, ddit_err *err);
 uint64_t dd_train_samples_bytes(const dd_train_run *run); /* memory that drawing takes beside the training's */
 
-/* Rank 0: writes `values` to the adapter file `path`; or the new model's folder to settings.output. */
+/* Rank 0: writes `values` to the adapter file `path`; or the new model's folder to settings.output. Whole or not at all; a
+ * model that could not be moved to its place stays in the run's folder. */
 ddit_status dd_train_write_adapter(dd_train_run *run, const char *path, const float *values, ddit_err *err);
 ddit_status dd_train_write_model(dd_train_run *run, const float *values, ddit_err *err);
 

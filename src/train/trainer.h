@@ -47,9 +47,11 @@ typedef struct dd_trainer_parts {
     dd_comm *comm;
 } dd_trainer_parts;
 
+/* Takes memory for gradients, latents and layouts; all parts must outlive the trainer. params is copied. Errors:
+ * DDIT_ERR_ARGUMENT (counts below 1; a batch that is no multiple of the ranks), DDIT_ERR_NO_MEMORY. *out is NULL on failure. */
 ddit_status dd_trainer_create(dd_trainer **out, const dd_allocator *a, const dd_trainer_params *params,
                               const dd_trainer_parts *parts, ddit_err *err);
-void dd_trainer_free(dd_trainer *trainer);
+void dd_trainer_free(dd_trainer *trainer); /* NULL accepted */
 
 /* Bytes a trainer owns, backend and host: accumulators, latents, layouts. */
 uint64_t dd_trainer_bytes(const dd_trainer_params *params, int lane_count, int64_t param_total);
@@ -61,13 +63,14 @@ typedef struct dd_trainer_report {
     dd_optimizer_report optimizer;
 } dd_trainer_report;
 
-/* Step number optimizer->step. Errors: DDIT_ERR_DIVERGED (a loss or gradient is not finite; nothing was changed), those of
- * source and model. */
+/* Step number optimizer->step, which it increases by one. All ranks call it; if one fails, all do. Errors: DDIT_ERR_DIVERGED
+ * (a loss or gradient is not finite; nothing was changed), those of source, model and comm. */
 ddit_status dd_trainer_step(dd_trainer *trainer, dd_trainer_report *report, ddit_err *err);
 
 /* Unweighted mean losses over samples 0..count-1 of step 0 of another source, every sample at uniform 2 and uniform 4 (those
  * the trainee has) and one fixed mixed layout, with DD_TRAIN_ALL at uniform 1; NaN for the others. values: the parameters to be
- * measured; the next step puts its own back. The ranks share the work. */
+ * measured; the next step puts its own back. The ranks share the work and get the same losses. Errors: those of source, model
+ * and comm. */
 ddit_status dd_trainer_evaluate(dd_trainer *trainer, const float *values, const dd_train_source *source, int count,
                                 double loss[DD_LAYOUT_KINDS], ddit_err *err);
 

@@ -38,7 +38,8 @@ typedef struct dd_trajectories_params {
 } dd_trajectories_params;
 
 /* Looks at what is there. *missing = trajectories still to be made, by all ranks. Files are mapped when they are first used.
- * Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (the folder cannot be made), DDIT_ERR_ARGUMENT, DDIT_ERR_NO_MEMORY. */
+ * Errors: DDIT_ERR_OUTPUT_PATH, DDIT_ERR_WRITE (the folder cannot be made), DDIT_ERR_ARGUMENT (a number out of its range),
+ * DDIT_ERR_NO_MEMORY. *out is NULL on failure. */
 ddit_status dd_trajectories_open(dd_trajectories **out, const dd_allocator *a, const dd_trajectories_params *params,
                                  int *missing, ddit_err *err);
 
