@@ -229,29 +229,29 @@ typedef struct ddit_train_params {
     const char *prompts;    /* text file, a prompt a line: latents of the base's own trajectories, no pictures needed */
     const char *data;       /* folder of pictures with captions: NAME.txt beside each, or captions.jsonl ({"file","text"}) */
     const char *cache;      /* where trajectories or encoded pictures are kept; NULL: the run's folder */
-    int trajectories;       /* drawn from the base; 0: 1024 */
-    int points;             /* noise levels of each trajectory; 0: 16 */
+    int trajectories;       /* drawn from the base; 0: 2048 */
+    int points;             /* noise levels of each trajectory; 0: 8 */
     int width, height;      /* pixels; 0: the model's default */
     /* adapter */
     const char *factors;    /* "2,4", "2" or "4"; NULL: "2,4" */
     int rank;               /* of LoRA; -1: 32 */
-    const char *residual;   /* "none", "linear", "hf", "linear+hf"; NULL: "linear+hf" */
+    const char *residual;   /* "none", "linear", "hf", "linear+hf"; NULL: "hf" */
     const char *lora;       /* layers with LoRA, any of "image,text,mlp,out" ("all", "none"); NULL: all */
     double mixed;           /* share of samples with mixed layouts, 0..1; NaN: 0.2 */
     const char *init;       /* an adapter to start from instead of the untrained start; shapes must agree */
     /* optimisation */
-    int64_t steps;          /* 0: 1625 (26,000 samples), or as many as `minutes` allow; -1: measure only, see ddit_train */
+    int64_t steps;          /* 0: 26,000 samples, or as many as `minutes` allow; -1: measure only, see ddit_train */
     double minutes;         /* instead of steps: as many as fit into so many minutes; a few steps are tried to measure that,
                              * then the number is fixed and kept in the run's folder; NaN: no limit */
-    int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 16 and 1 */
+    int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 4 (all: 16) and 1 */
     const char *optimizer;  /* "adamw" (NULL) or "prodigy" */
-    double lr;              /* NaN: adamw 1e-3 (all: 3e-4), prodigy 1 */
+    double lr;              /* NaN: adamw 2e-3 * 256 / width (all: 3e-4), prodigy 1 */
     double weight_decay;    /* NaN: 0.01 (prodigy 0) */
     int64_t warmup;         /* steps; -1: 5 % of all */
     const char *decay;      /* "none", "linear", "cosine"; NULL: cosine */
     double clip;            /* largest gradient norm; NaN: 1; 0: no clipping */
-    double ema;             /* decay of the moving average; NaN: 0.99; 0: none */
-    double loss_floor;      /* w in the weight sigma^2 / (sigma^2 + w); NaN: 0 (all noise levels alike) */
+    double ema;             /* decay of the moving average; NaN: 0.998; 0: none */
+    double loss_floor;      /* w in the weight sigma^2 / (sigma^2 + w); NaN: 0.4 (all: 0, no weight) */
     const char *guidance;   /* "LO,HI" or one number: guidance input; NULL: the model's default */
     const char *levels;     /* noise levels of pictures before the model's shift: "uniform" or "logit-normal" (mean 0, deviation
                              * 1); NULL: uniform, with scope all logit-normal */
@@ -262,7 +262,7 @@ typedef struct ddit_train_params {
     const char *eval;       /* prompts file or held-out set (.safetensors): losses at every save (eval.csv), prompts for
                              * samples; NULL: the first training prompts for samples, no losses */
     int64_t sample_every;   /* steps; 0: only at the end; -1: never */
-    int64_t save_every;     /* steps between checkpoints; 0: every 200 */
+    int64_t save_every;     /* steps between checkpoints; 0: every 1000 */
     const char *preset;     /* "paper": rank 32, residual linear, prodigy with lr 1, batch 32, no decay, no mixed layouts;
                              * NULL */
     /* A non-zero result stops: everything is saved, DDIT_ERR_CANCELLED. NULL: none. */

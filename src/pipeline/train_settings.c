@@ -9,16 +9,19 @@
 #include "pipeline/train.h"
 
 enum {
-    DEFAULT_TRAJECTORIES = 1024,
-    DEFAULT_POINTS = 16,
-    DEFAULT_STEPS = 1625,
-    DEFAULT_BATCH = 16,
+    DEFAULT_TRAJECTORIES = 2048,
+    DEFAULT_POINTS = 8,
+    DEFAULT_SAMPLES = 26000,
+    DEFAULT_BATCH = 4, /* samples run one by one, so that many small steps cost no more than few large ones */
+    ALL_BATCH = 16,
     PAPER_BATCH = 32,
     DEFAULT_RANK = 32,
-    DEFAULT_SAVE_EVERY = 200,
+    DEFAULT_SAVE_EVERY = 1000,
     MAX_BATCH = 65536,
     MAX_RANK = 4096
 };
+#define ADAPTER_LR 2e-3   /* AdamW at width 256; wider layers sum over more inputs and want smaller steps */
+#define DEFAULT_FLOOR 0.4 /* at about this floor all noise levels contribute alike (SPEED.md) */
 #define MAX_COUNT INT64_C(1000000000)
 
 ddit_train_params ddit_train_params_init(void) {
@@ -82,7 +85,7 @@ static ddit_status resolve_lora(dd_train_settings *s, const ddit_train_params *p
 static ddit_status resolve_adapter(dd_train_settings *s, const ddit_train_params *p, ddit_err *err) {
     static const char *const residuals[] = {"none", "linear", "hf", "linear+hf"};
     static const char *const factors[] = {"2,4", "2", "4"};
-    int residual = p->residual ? choice(p->residual, residuals, 4) : is_paper(p) ? 1 : 3;
+    int residual = p->residual ? choice(p->residual, residuals, 4) : is_paper(p) ? 1 : 2;
     int factor = p->factors ? choice(p->factors, factors, 3) : 0;
     if (s->all) return DDIT_OK;
     if (residual < 0)
@@ -107,7 +110,6 @@ static ddit_status resolve_adapter(dd_train_settings *s, const ddit_train_params
 static ddit_status resolve_length(dd_train_settings *s, const ddit_train_params *p, ddit_err *err) {
     s->minutes = p->minutes;
     s->measure_only = p->steps == -1;
-    s->steps = p->steps > 0 ? p->steps : isnan(p->minutes) ? DEFAULT_STEPS : 0;
     if (p->steps < -1 || p->steps > MAX_COUNT)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "steps is %" PRId64 ", expected 0 (the default), -1 (measure only) or 1 to "
                        "%" PRId64, p->steps, MAX_COUNT);
@@ -115,17 +117,19 @@ static ddit_status resolve_length(dd_train_settings *s, const ddit_train_params 
         DD_TRY(in_range("minutes", p->minutes, 1e-3, 1e7, err));
         if (p->steps > 0) return dd_fail(err, DDIT_ERR_ARGUMENT, "both steps and minutes are given: leave one of them out");
     }
-    s->batch = p->batch ? p->batch : is_paper(p) ? PAPER_BATCH : DEFAULT_BATCH;
+    s->batch = p->batch ? p->batch : is_paper(p) ? PAPER_BATCH : s->all ? ALL_BATCH : DEFAULT_BATCH;
     s->accumulate = p->accumulate ? p->accumulate : 1;
     DD_TRY(in_range("batch", s->batch, 1, MAX_BATCH, err));
     DD_TRY(in_range("accumulate", s->accumulate, 1, MAX_BATCH, err));
+    int64_t samples = (int64_t)s->batch * s->accumulate;
+    s->steps = p->steps > 0 ? p->steps : isnan(p->minutes) ? (DEFAULT_SAMPLES + samples - 1) / samples : 0;
     s->save_every = p->save_every ? p->save_every : DEFAULT_SAVE_EVERY;
     s->sample_every = p->sample_every;
     DD_TRY(in_range("save_every", (double)s->save_every, 1, (double)MAX_COUNT, err));
     return in_range("sample_every", (double)s->sample_every, -1, (double)MAX_COUNT, err);
 }
 
-static ddit_status resolve_optimizer(dd_train_settings *s, const ddit_train_params *p, ddit_err *err) {
+static ddit_status resolve_optimizer(dd_train_settings *s, const ddit_train_params *p, int64_t hidden, ddit_err *err) {
     static const char *const kinds[] = {"adamw", "prodigy"}, *const decays[] = {"none", "linear", "cosine"};
     int kind = p->optimizer ? choice(p->optimizer, kinds, 2) : is_paper(p);
     int decay = p->decay ? choice(p->decay, decays, 3) : is_paper(p) ? 0 : 2;
@@ -135,12 +139,12 @@ static ddit_status resolve_optimizer(dd_train_settings *s, const ddit_train_para
     dd_optimizer_params *o = &s->optimizer;
     *o = dd_optimizer_defaults(prodigy ? DD_OPTIMIZER_PRODIGY : DD_OPTIMIZER_ADAMW);
     o->decay = decay == 0 ? DD_DECAY_NONE : decay == 1 ? DD_DECAY_LINEAR : DD_DECAY_COSINE;
-    o->lr = given(p->lr, prodigy ? 1 : s->all ? 3e-4 : 1e-3);
+    o->lr = given(p->lr, prodigy ? 1 : s->all ? 3e-4 : ADAPTER_LR * 256 / (double)hidden);
     o->weight_decay = given(p->weight_decay, prodigy ? 0 : 0.01);
     o->clip_norm = given(p->clip, 1);
-    o->ema_decay = given(p->ema, 0.99);
+    o->ema_decay = given(p->ema, 0.998);
     s->warmup = p->warmup;
-    s->loss_floor = given(p->loss_floor, 0);
+    s->loss_floor = given(p->loss_floor, s->all ? 0 : DEFAULT_FLOOR);
     DD_TRY(in_range("lr", o->lr, 1e-12, 1e3, err));
     DD_TRY(in_range("weight_decay", o->weight_decay, 0, 100, err));
     DD_TRY(in_range("clip", o->clip_norm, 0, 1e9, err));
@@ -245,7 +249,7 @@ ddit_status dd_train_settings_resolve(dd_train_settings *s, const ddit_model *mo
     DD_GO(resolve_scope(s, p, err));
     DD_GO(resolve_adapter(s, p, err));
     DD_GO(resolve_length(s, p, err));
-    DD_GO(resolve_optimizer(s, p, err));
+    DD_GO(resolve_optimizer(s, p, model->config.transformer.hidden, err));
     DD_GO(resolve_guidance(s, p, err));
     DD_GO(resolve_data(s, p, err));
     DD_GO(resolve_paths(s, a, p, err));
