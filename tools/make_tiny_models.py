@@ -310,10 +310,11 @@ def make_folder(name, spec):
         )
     index = json.loads((EMOJI / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
-    # Found beside model_index.json by ddit: the detail that the training-free coarse step puts back.
-    (folder / "ddit.json").write_text(
-        json.dumps({"name": name, "license": "MIT", "free_detail": {"2": 0.36, "4": 0.51}}) + "\n"
-    )
+    # Found beside model_index.json by ddit: few text tokens, so that tests are quick, and the detail that the training-free
+    # coarse step puts back.
+    about = {"name": name, "license": "MIT", "defaults": {"max_sequence_length": 32}}
+    about["free_detail"] = {"2": 0.36, "4": 0.51}
+    (folder / "ddit.json").write_text(json.dumps(about) + "\n")
     for path in folder.rglob("*.*"):
         path.chmod(0o644)
     return folder

@@ -40,6 +40,9 @@ static void writes_an_adapter(dd_test *t) {
     DD_NEED_OK(t, open_context(&o, "cpu", "f32", 2, &t->err));
     tiny_run_init(&r, &s, "a.safetensors");
     r.p.sample_every = 3;
+    r.p.points = 1;
+    scratch_write(&s, "one.txt", "red apple\n"); /* few pictures to draw */
+    snprintf(r.prompts, sizeof r.prompts, "%s/one.txt", s.folder);
     r.p.eval = r.prompts;
     DD_NEED_OK(t, tiny_train(&o, &r, &json, &t->err));
     json_t *root = json_loads(json, 0, NULL);
@@ -124,6 +127,7 @@ static void stops_in_any_phase(dd_test *t) {
         char name[32];
         snprintf(name, sizeof name, "%zu.safetensors", i);
         tiny_run_init(&r, &s, name);
+        r.p.points = 1;
         r.p.eval = r.prompts;
         r.seen.stop_in = phases[i];
         DD_FAILS(t, tiny_train(&o, &r, NULL, &t->err), DDIT_ERR_CANCELLED, NULL);
@@ -168,6 +172,7 @@ static void measures_only(dd_test *t) {
     tiny_run_init(&r, &s, "a.safetensors");
     r.p.prompts = NULL;
     r.p.steps = -1;
+    r.p.points = 1;
     DD_FAILS(t, tiny_train(&o, &r, NULL, &t->err), DDIT_ERR_ARGUMENT, "eval is not given");
     r.p.eval = r.prompts;
     DD_OK(t, tiny_train(&o, &r, &json, &t->err));

@@ -138,6 +138,9 @@ static size_t train_failing(dd_test *t, opened *o, scratch *s, size_t fail_at, b
     snprintf(name, sizeof name, "%zu%s.safetensors", fail_at, samples ? "s" : "");
     tiny_run_init(&r, s, name);
     r.p.steps = 1;
+    r.p.width = 64;
+    r.p.height = 64;
+    r.p.points = 1;
     r.p.sample_every = samples ? 0 : -1;
     r.p.eval = r.prompts;
     o->memory.total = 0;
@@ -155,7 +158,7 @@ static void without_memory(dd_test *t) {
     DD_NEED_OK(t, open_context(&o, "cpu", "f32", 1, &t->err));
     size_t total = train_failing(t, &o, &s, 0, false), with_samples = train_failing(t, &o, &s, 0, true);
     size_t held = o.memory.live; /* scratch that the context keeps for the next call */
-    for (size_t n = 1; n <= total; n += 1 + total / 40) {
+    for (size_t n = 1; n <= total; n += 1 + total / 24) {
         train_failing(t, &o, &s, n, false);
         if (o.memory.live != held)
             dd_test_fail(t, __FILE__, __LINE__, "allocation %zu: %zu blocks are held, expected %zu", n, o.memory.live, held);
