@@ -1,58 +1,15 @@
 #include "media/png.h"
 
 #include <errno.h>
-#include <png.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mapped_file.h"
 #include "base/out_file.h"
+#include "media/png_libpng.h"
 
-enum { SIGNATURE_SIZE = 8, MAX_SIDE = 1 << 16, MAX_TEXT_CHUNKS = 256, MAX_CHUNK_BYTES = 32 << 20, MESSAGE_SIZE = 128 };
-
-/* What the callbacks of libpng share with us. Lives in the caller's frame, so nothing is lost by longjmp. */
-typedef struct png_state {
-    const dd_allocator *allocator;
-    char message[MESSAGE_SIZE]; /* what libpng found wrong */
-    bool no_memory;
-    const uint8_t *data; /* reading: the mapped file */
-    size_t size, at;
-    png_structp png;
-    png_infop info;
-} png_state;
-
-/* ---------------------------------------------------------------------------------------------- callbacks of libpng */
-
-static void on_error(png_structp png, png_const_charp message) {
-    png_state *state = png_get_error_ptr(png);
-    snprintf(state->message, sizeof state->message, "%s", message);
-    png_longjmp(png, 1);
-}
-
-static void on_warning(png_structp png, png_const_charp message) {
-    (void)png;
-    (void)message;
-}
-
-static png_voidp on_malloc(png_structp png, png_alloc_size_t size) {
-    png_state *state = png_get_mem_ptr(png);
-    void *memory = NULL;
-    if (dd_alloc_raw(state->allocator, &memory, size, 1, "a picture file", NULL) != DDIT_OK) state->no_memory = true;
-    return memory;
-}
-
-static void on_free(png_structp png, png_voidp memory) {
-    png_state *state = png_get_mem_ptr(png);
-    dd_free(state->allocator, memory);
-}
-
-static void on_read(png_structp png, png_bytep out, size_t size) {
-    png_state *state = png_get_io_ptr(png);
-    if (size > state->size - state->at) png_error(png, "the file ends too early");
-    memcpy(out, state->data + state->at, size);
-    state->at += size;
-}
+enum { SIGNATURE_SIZE = 8, MAX_SIDE = 1 << 16, MAX_TEXT_CHUNKS = 256 };
 
 /* ---------------------------------------------------------------------------------------------- text */
 
@@ -160,7 +117,7 @@ done:
 }
 
 /* The part that libpng may leave by longjmp. False: see state->message. Nothing here is owned by this frame. */
-static bool write_picture(png_state *state, FILE *stream, int width, int height, const uint8_t *rgb, const text_set *texts) {
+static bool write_picture(dd_png_state *state, FILE *stream, int width, int height, const uint8_t *rgb, const text_set *texts) {
     if (setjmp(png_jmpbuf(state->png))) return false;
     png_init_io(state->png, stream);
     png_set_IHDR(state->png, state->info, (png_uint_32)width, (png_uint_32)height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
@@ -172,12 +129,11 @@ static bool write_picture(png_state *state, FILE *stream, int width, int height,
     return true;
 }
 
-static ddit_status write_to(png_state *state, const char *path, FILE *stream, int width, int height, const uint8_t *rgb,
+static ddit_status write_to(dd_png_state *state, const char *path, FILE *stream, int width, int height, const uint8_t *rgb,
                             const text_set *texts, ddit_err *err) {
-    state->png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, state, on_error, on_warning, state, on_malloc, on_free);
-    state->info = state->png ? png_create_info_struct(state->png) : NULL;
+    bool good = dd_png_begin_writing(state);
     errno = 0;
-    bool good = state->info && write_picture(state, stream, width, height, rgb, texts);
+    good = good && write_picture(state, stream, width, height, rgb, texts);
     int reason = errno;
     png_destroy_write_struct(&state->png, &state->info);
     if (good) return DDIT_OK;
@@ -189,7 +145,7 @@ static ddit_status write_to(png_state *state, const char *path, FILE *stream, in
 
 ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int height, const uint8_t *rgb,
                          const dd_png_text *texts, int count, ddit_err *err) {
-    png_state state = {.allocator = a};
+    dd_png_state state = {.allocator = a};
     text_set set;
     dd_out_file file;
     DD_TRY(text_set_init(&set, a, texts, count, err));
@@ -206,13 +162,11 @@ ddit_status dd_png_write(const dd_allocator *a, const char *path, int width, int
 /* ---------------------------------------------------------------------------------------------- reading */
 
 /* Reads every chunk, so that damage in the pixels and texts behind them are seen too; the pixels are dropped row by row. */
-static bool read_chunks(png_state *state) {
+static bool read_chunks(dd_png_state *state) {
     if (setjmp(png_jmpbuf(state->png))) return false;
-    png_set_read_fn(state->png, state, on_read);
     png_set_crc_action(state->png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_user_limits(state->png, MAX_SIDE, MAX_SIDE);
     png_set_chunk_cache_max(state->png, MAX_TEXT_CHUNKS);
-    png_set_chunk_malloc_max(state->png, MAX_CHUNK_BYTES);
     png_read_info(state->png, state->info);
     int passes = png_set_interlace_handling(state->png);
     png_read_update_info(state->png, state->info);
@@ -237,7 +191,7 @@ static ddit_status copy_text(dd_png_info *info, const png_text *item, const char
     return from_latin1(a, &text->text, item->text, size, err);
 }
 
-static ddit_status copy_info(dd_png_info *info, png_state *state, const char *path, ddit_err *err) {
+static ddit_status copy_info(dd_png_info *info, dd_png_state *state, const char *path, ddit_err *err) {
     png_textp items = NULL;
     int count = 0;
     png_get_text(state->png, state->info, &items, &count);
@@ -248,19 +202,12 @@ static ddit_status copy_info(dd_png_info *info, png_state *state, const char *pa
     return DDIT_OK;
 }
 
-static ddit_status read_info(dd_png_info *info, png_state *state, const char *path, ddit_err *err) {
+static ddit_status read_info(dd_png_info *info, dd_png_state *state, const char *path, ddit_err *err) {
     if (state->size < SIGNATURE_SIZE || png_sig_cmp(state->data, 0, SIGNATURE_SIZE) != 0)
         return dd_fail(err, DDIT_ERR_FORMAT, "%s: is no PNG (%zu bytes that do not begin with the PNG signature)", path,
                        state->size);
-    state->png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, state, on_error, on_warning, state, on_malloc, on_free);
-    state->info = state->png ? png_create_info_struct(state->png) : NULL;
-    ddit_status status;
-    if (state->info && read_chunks(state)) status = copy_info(info, state, path, err);
-    else if (state->no_memory || !state->message[0])
-        status = dd_fail(err, DDIT_ERR_NO_MEMORY, "%s: out of memory while reading", path);
-    else
-        status = dd_fail(err, DDIT_ERR_FORMAT, "%s: damaged PNG, found before byte %zu of %zu: %s", path, state->at,
-                         state->size, state->message);
+    bool good = dd_png_begin_reading(state) && read_chunks(state);
+    ddit_status status = good ? copy_info(info, state, path, err) : dd_png_damaged(state, path, err);
     png_destroy_read_struct(&state->png, &state->info, NULL);
     return status;
 }
@@ -270,7 +217,7 @@ ddit_status dd_png_read_info(dd_png_info *info, const dd_allocator *a, const cha
     *info = (dd_png_info){.allocator = a};
     ddit_status status = dd_mapped_file_open(&file, path, err);
     if (status == DDIT_OK) {
-        png_state state = {.allocator = a, .data = file.data, .size = file.size};
+        dd_png_state state = {.allocator = a, .data = file.data, .size = file.size};
         status = read_info(info, &state, path, err);
         dd_mapped_file_close(&file);
     }
