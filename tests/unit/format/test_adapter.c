@@ -338,7 +338,7 @@ static void embedded_adapter(dd_test *t) {
     DD_NEED_OK(t, dd_flux_config_read(&c, &dd_allocator_libc, "models/emoji/transformer/config.json", &t->err));
     DD_NEED_OK(t, dd_adapter_open(&a, &dd_allocator_libc, path, &t->err));
     DD_OK(t, dd_adapter_check(&a, &c, &t->err));
-    DD_CHECK(t, a.rank == 16 && a.factor[1].has_lora && a.factor[2].has_lora && a.residual_linear && a.residual_hf);
+    DD_CHECK(t, a.rank == 32 && a.factor[1].has_lora && a.factor[2].has_lora && !a.residual_linear && a.residual_hf);
     dd_adapter_close(&a);
     DD_NEED_OK(t, dd_read_file(&dd_allocator_libc, path, (size_t)1 << 30, &data, &size, &t->err));
     DD_OK(t, dd_adapter_open_memory(&a, &dd_allocator_libc, data, size, "memory", &t->err));
