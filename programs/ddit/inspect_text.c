@@ -4,21 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "status_line.h"
+
 enum { LABEL = 22, SHOWN_TENSORS = 20, NAME_WIDTH = 44 };
 
 /* ---------------------------------------------------------------------------------------------- small things */
-
-static const char *bytes_text(json_int_t bytes, char *out, size_t size) {
-    static const char *const units[] = {"B", "KB", "MB", "GB", "TB"};
-    double value = (double)bytes;
-    int unit = 0;
-    while (value >= 1000 && unit < 4) {
-        value /= 1000;
-        unit++;
-    }
-    snprintf(out, size, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-    return out;
-}
 
 static const char *count_text(json_int_t count, char *out, size_t size) {
     if (count >= 1000000000) snprintf(out, size, "%.2f billion", (double)count / 1e9);
@@ -91,7 +81,7 @@ static void print_counts(const json_t *object) {
     char parameters[32], bytes[32];
     printf("  %-*s%s in %lld tensors, %s (", LABEL, "parameters",
            count_text(integer(object, "parameters"), parameters, sizeof parameters), (long long)integer(object, "tensors"),
-           bytes_text(integer(object, "bytes"), bytes, sizeof bytes));
+           bytes_text((uint64_t)integer(object, "bytes"), bytes, sizeof bytes));
     print_object(json_object_get(object, "dtypes"));
     puts(")");
 }
@@ -113,14 +103,14 @@ static void print_memory(const json_t *memory) {
             bool there = false;
             json_array_foreach(json_object_get(item, "phases"), k, phase)
                 if (strcmp(json_string_value(phase), phases[p]) == 0) there = true;
-            printf("%12s", there ? bytes_text(integer(item, "bytes"), bytes, sizeof bytes) : "");
+            printf("%12s", there ? bytes_text((uint64_t)integer(item, "bytes"), bytes, sizeof bytes) : "");
         }
         putchar('\n');
     }
     printf("  %-*s", NAME_WIDTH, "together");
     const json_t *sums = json_object_get(memory, "phases");
-    for (int p = 0; p < 3; p++) printf("%12s", bytes_text(integer(sums, phases[p]), bytes, sizeof bytes));
-    printf("\n  total %s, needed by the phase %s\n", bytes_text(integer(memory, "total"), bytes, sizeof bytes),
+    for (int p = 0; p < 3; p++) printf("%12s", bytes_text((uint64_t)integer(sums, phases[p]), bytes, sizeof bytes));
+    printf("\n  total %s, needed by the phase %s\n", bytes_text((uint64_t)integer(memory, "total"), bytes, sizeof bytes),
            string(memory, "peak_phase"));
 }
 

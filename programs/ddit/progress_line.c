@@ -1,37 +1,17 @@
 #include "progress_line.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "interrupt.h"
 
-enum { LINE_SIZE = 160, DEFAULT_COLUMNS = 80, BAR = 20 };
+enum { LINE_SIZE = 160, BAR = 20 };
 
 void progress_line_init(progress_line *line, bool quiet, bool verbose, int pictures) {
-    *line = (progress_line){.in_place = !quiet && !verbose && isatty(STDERR_FILENO),
-                            .per_step = verbose && !quiet, .pictures = pictures};
+    *line = (progress_line){.per_step = verbose && !quiet, .pictures = pictures};
+    status_line_init(&line->shown, quiet, verbose);
 }
 
-static int columns(void) {
-    struct winsize size;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-    return DEFAULT_COLUMNS;
-}
-
-/* One line less wide than the terminal: a wrapped line could not be overwritten. */
-static void draw(progress_line *line, const char *text) {
-    fprintf(stderr, "\r%.*s\033[K", columns() - 1, text);
-    fflush(stderr);
-    line->open = true;
-}
-
-void progress_line_clear(progress_line *line) {
-    if (line->in_place && line->open) fputs("\r\033[K", stderr);
-    fflush(stderr);
-    line->open = false;
-}
+void progress_line_clear(progress_line *line) { status_line_clear(&line->shown); }
 
 /* "factor 2", or "mixed 128+20+4 cells" for factors 1, 2, 4. */
 static void describe_layout(const ddit_progress *p, char *out, size_t size) {
@@ -51,14 +31,12 @@ static void describe_picture(const progress_line *line, char *out, size_t size) 
 
 static void draw_step(progress_line *line, const ddit_progress *p) {
     char text[LINE_SIZE], layout[48], picture[48], bar[BAR + 1];
-    int filled = p->step * BAR / p->steps;
     describe_layout(p, layout, sizeof layout);
     describe_picture(line, picture, sizeof picture);
-    for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
-    bar[BAR] = '\0';
-    snprintf(text, sizeof text, "%sdenoise [%s] step %d/%d  %s  %d+%d tokens  %.1f s left", picture, bar, p->step, p->steps,
-             layout, p->text_tokens, p->image_tokens, p->seconds_left);
-    draw(line, text);
+    snprintf(text, sizeof text, "%sdenoise [%s] step %d/%d  %s  %d+%d tokens  %.1f s left", picture,
+             status_line_bar(p->step, p->steps, BAR, bar), p->step, p->steps, layout, p->text_tokens, p->image_tokens,
+             p->seconds_left);
+    status_line_draw(&line->shown, text);
 }
 
 static void print_step(const progress_line *line, const ddit_progress *p) {
@@ -71,16 +49,16 @@ static void print_step(const progress_line *line, const ddit_progress *p) {
 
 void progress_line_phase(progress_line *line, const char *phase) {
     char text[LINE_SIZE], picture[48];
-    if (!line->in_place) return;
+    if (!line->shown.in_place) return;
     describe_picture(line, picture, sizeof picture);
     snprintf(text, sizeof text, "%s%s ...", picture, phase);
-    draw(line, text);
+    status_line_draw(&line->shown, text);
 }
 
 int progress_line_update(void *user, const ddit_progress *p) {
     progress_line *line = user;
     if (p->steps == 0) progress_line_phase(line, p->phase);
-    else if (line->in_place) draw_step(line, p);
+    else if (line->shown.in_place) draw_step(line, p);
     else if (line->per_step) print_step(line, p);
     return interrupt_asked();
 }

@@ -6,10 +6,11 @@
 #include <ddit/ddit.h>
 #include <stdbool.h>
 
+#include "status_line.h"
+
 typedef struct progress_line {
-    bool in_place;     /* standard error is a terminal, and neither -q nor -v was given */
+    status_line shown;
     bool per_step;     /* -v */
-    bool open;         /* there is something on the line */
     int picture, pictures;
 } progress_line;
 

@@ -4,42 +4,23 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "interrupt.h"
 
-enum { LINE_SIZE = 200, DEFAULT_COLUMNS = 80, BAR = 16, NAME_WIDTH = 44, PLAIN_STEPS = 50, AVERAGED_STEPS = 50 };
+enum { LINE_SIZE = 200, BAR = 16, NAME_WIDTH = 44, PLAIN_STEPS = 50, AVERAGED_STEPS = 50 };
 
 static const double PLAIN_SECONDS = 10;
 static const char *const kinds[TRAIN_LINE_KINDS] = {"x1", "x2", "x4", "mixed"};
 
 void train_line_init(train_line *line, const char *device, bool quiet, bool verbose) {
-    *line = (train_line){.device = device, .in_place = !quiet && !verbose && isatty(STDERR_FILENO), .quiet = quiet,
-                         .per_step = verbose && !quiet};
+    *line = (train_line){.device = device, .quiet = quiet, .per_step = verbose && !quiet};
+    status_line_init(&line->shown, quiet, verbose);
 }
+
+void train_line_clear(train_line *line) { status_line_clear(&line->shown); }
 
 /* ---------------------------------------------------------------------------------------------- the line */
-
-static int columns(void) {
-    struct winsize size;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-    return DEFAULT_COLUMNS;
-}
-
-/* One line less wide than the terminal: a wrapped line could not be overwritten. */
-static void draw(train_line *line, const char *text) {
-    fprintf(stderr, "\r%.*s\033[K", columns() - 1, text);
-    fflush(stderr);
-    line->open = true;
-}
-
-void train_line_clear(train_line *line) {
-    if (line->in_place && line->open) fputs("\r\033[K", stderr);
-    fflush(stderr);
-    line->open = false;
-}
 
 /* Is it time for another plain line? Always where a phase begins. */
 static bool is_due(train_line *line, const ddit_train_progress *p) {
@@ -54,18 +35,6 @@ static bool is_due(train_line *line, const ddit_train_progress *p) {
 }
 
 /* ---------------------------------------------------------------------------------------------- parts of a line */
-
-static const char *bytes_text(uint64_t bytes, char *out, size_t size) {
-    static const char *const units[] = {"B", "KB", "MB", "GB", "TB"};
-    double value = (double)bytes;
-    int unit = 0;
-    while (value >= 1000 && unit < 4) {
-        value /= 1000;
-        unit++;
-    }
-    snprintf(out, size, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-    return out;
-}
 
 /* "  40 s left", "" if not known. */
 static const char *left_text(double seconds, char *out, size_t size) {
@@ -86,13 +55,6 @@ static const char *loss_text(const double *loss, char *out, size_t size) {
         if (wrote < 0 || (size_t)wrote >= size - used) break;
         used += (size_t)wrote;
     }
-    return out;
-}
-
-static const char *bar_text(int64_t step, int64_t steps, char out[BAR + 1]) {
-    int filled = steps > 0 ? (int)(step * BAR / steps) : 0;
-    for (int i = 0; i < BAR; i++) out[i] = i < filled ? '=' : i == filled ? '>' : ' ';
-    out[BAR] = '\0';
     return out;
 }
 
@@ -127,10 +89,10 @@ static void print_plan(const train_line *line, const ddit_train_progress *p) {
 static void show_data(train_line *line, const ddit_train_progress *p) {
     char text[LINE_SIZE], left[32], bar[BAR + 1];
     left_text(p->seconds_left, left, sizeof left);
-    if (line->in_place) {
-        snprintf(text, sizeof text, "data [%s] %" PRId64 "/%" PRId64 "%s", bar_text(p->step, p->steps, bar), p->step, p->steps,
-                 left);
-        draw(line, text);
+    if (line->shown.in_place) {
+        snprintf(text, sizeof text, "data [%s] %" PRId64 "/%" PRId64 "%s", status_line_bar(p->step, p->steps, BAR, bar), p->step,
+                 p->steps, left);
+        status_line_draw(&line->shown, text);
     } else if (is_due(line, p)) fprintf(stderr, "data      %" PRId64 "/%" PRId64 "%s\n", p->step, p->steps, left);
 }
 
@@ -139,10 +101,10 @@ static void show_train(train_line *line, const ddit_train_progress *p) {
     double shown[TRAIN_LINE_KINDS];
     average(line, p, shown);
     left_text(p->seconds_left, left, sizeof left);
-    if (line->in_place) {
+    if (line->shown.in_place) {
         snprintf(text, sizeof text, "step %" PRId64 "/%" PRId64 "  loss %s  %.3g samples/s%s", p->step, p->steps,
                  loss_text(shown, loss, sizeof loss), p->samples_per_second, left);
-        draw(line, text); /* no bar: these numbers fill 80 columns */
+        status_line_draw(&line->shown, text); /* no bar: these numbers fill 80 columns */
     } else if (line->per_step) {
         fprintf(stderr, "step %" PRId64 "/%" PRId64 "  loss %s  gradient %.3g  lr %.3g  %.3g samples/s  %.1f s\n", p->step,
                 p->steps, loss_text(p->loss, loss, sizeof loss), p->gradient_norm, p->lr, p->samples_per_second, p->seconds);
@@ -162,9 +124,9 @@ static void show_other(train_line *line, const ddit_train_progress *p) {
     } else if (strcmp(p->phase, "evaluate") == 0 && loss[0]) {
         train_line_clear(line);
         fprintf(stderr, "held-out  %s\n", loss);
-    } else if (line->in_place) {
+    } else if (line->shown.in_place) {
         snprintf(text, sizeof text, "%s ...", p->phase);
-        draw(line, text);
+        status_line_draw(&line->shown, text);
     }
 }
 

@@ -7,13 +7,14 @@
 #include <ddit/ddit.h>
 #include <stdbool.h>
 
+#include "status_line.h"
+
 enum { TRAIN_LINE_KINDS = 4, TRAIN_LINE_PATH = 1024 };
 
 typedef struct train_line {
     const char *device; /* borrowed: shown with the plan */
-    bool in_place; /* standard error is a terminal, and neither -q nor -v was given */
+    status_line shown;
     bool quiet, per_step;
-    bool open;     /* there is something on the line */
     bool stopping; /* Ctrl-C was seen and answered */
     double mean[TRAIN_LINE_KINDS]; /* losses, averaged over the last steps (train) */
     int seen[TRAIN_LINE_KINDS];    /* steps that had such a loss */

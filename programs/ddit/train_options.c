@@ -62,10 +62,12 @@ static const option_row rows[] = {
 
     OPTIONS_HEADING("How long"),
     {0, "steps", NULL, "N", OPTION_COUNT, AT(steps), 0, MANY,
-     .help = "optimizer steps (as many as give 26,000 samples); 0 = train nothing,\nmeasure --init or the untrained start on --eval; no -o is needed"},
+     .help = "optimizer steps (as many as give 26,000 samples); 0 = train nothing,\n"
+             "measure --init or the untrained start on --eval; no -o is needed"},
     {0, "minutes", NULL, "N", OPTION_NUMBER, AT(minutes), 1e-3, 1e7,
      .help = "instead: as many steps as fit into this time"},
-    {0, "batch", "batch-size", "N", OPTION_COUNT, AT(batch), 1, 65536, .help = "samples held at once, over all ranks (4; --train all 16)"},
+    {0, "batch", "batch-size", "N", OPTION_COUNT, AT(batch), 1, 65536,
+     .help = "samples held at once, over all ranks (4; --train all 16)"},
     {0, "accumulate", "gradient-accumulation-steps", "N", OPTION_COUNT, AT(accumulate), 1, 65536,
      .help = "batches of a step (1)"},
 

@@ -3,8 +3,6 @@
 
 #include "pipeline/pipeline.h"
 
-#define ADAPTER_NAME "ddit-adapter.safetensors"
-
 ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err) {
     const dd_allocator *a = &model->context->allocator;
     char *path;
@@ -25,7 +23,7 @@ static ddit_status find_adapter(const ddit_model *model, const char *asked, char
     *path = NULL;
     if (asked && strcmp(asked, "none") == 0) return DDIT_OK;
     if (asked) return dd_strdup(a, path, asked, err);
-    DD_TRY(dd_path_join(a, path, model->folder, ADAPTER_NAME, err));
+    DD_TRY(dd_path_join(a, path, model->folder, DD_ADAPTER_NAME, err));
     struct stat info;
     if (stat(*path, &info) == 0) return DDIT_OK;
     dd_free(a, *path);

@@ -46,6 +46,9 @@ typedef struct dd_settings {
 /* The weight files of a part of the model's folder: "transformer", "vae", "text_encoder" … Closed by the caller. */
 ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err);
 
+/* The adapter that a model's folder may hold. */
+#define DD_ADAPTER_NAME "ddit-adapter.safetensors"
+
 /* Finds, opens and checks the adapter: the path asked for, "none", or (NULL) the one in the model's folder if there is one.
  * model->adapter.file and adapter_path stay NULL without adapter; the model frees both. */
 ddit_status dd_model_adapter_open(ddit_model *model, const char *asked, ddit_err *err);

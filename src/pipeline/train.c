@@ -54,7 +54,7 @@ static ddit_status open_model(dd_train_run *run, const char *folder, ddit_err *e
 /* The adapter in the model's folder, for its policy alone. One that cannot be read is none. */
 static ddit_status open_policy(dd_train_run *run, ddit_err *err) {
     char *path;
-    DD_TRY(dd_path_join(run->a, &path, run->model->folder, "ddit-adapter.safetensors", err));
+    DD_TRY(dd_path_join(run->a, &path, run->model->folder, DD_ADAPTER_NAME, err));
     if (dd_safetensors_open(&run->policy, run->a, path, NULL) != DDIT_OK) run->policy = NULL;
     dd_free(run->a, path);
     return DDIT_OK;
@@ -73,8 +73,9 @@ static ddit_status open_init(dd_train_run *run, ddit_err *err) {
                          "of this training: give the same rank and residual", path, adapter.rank,
                          adapter.residual_linear ? "a" : "no", adapter.residual_hf ? "a" : "no");
     if (status == DDIT_OK && adapter.rank > 0) run->s.options.alpha = adapter.alpha;
-    dd_adapter_close(&adapter);
-    return status == DDIT_OK ? dd_safetensors_open(&run->init, run->a, path, err) : status;
+    if (status == DDIT_OK) run->init = adapter.file; /* owned from here on */
+    else dd_adapter_close(&adapter);
+    return status;
 }
 
 /* ---------------------------------------------------------------------------------------------- the run's folder */
@@ -276,16 +277,6 @@ static ddit_status do_all(dd_train_run *run, const char *folder, ddit_err *err) 
     return train(run, err);
 }
 
-static void close_model(dd_train_run *run) {
-    ddit_model *m = run->model;
-    if (!m) return;
-    dd_weight_files_close(m->files);
-    dd_free(run->a, m->folder);
-    dd_free(run->a, m);
-    run->context->children--;
-    run->model = NULL;
-}
-
 static void close_all(dd_train_run *run) {
     dd_trainer_free(run->trainer);
     dd_optimizer_deinit(&run->optimizer);
@@ -299,7 +290,7 @@ static void close_all(dd_train_run *run) {
     dd_free(run->a, run->base_pictures);
     json_decref(run->files);
     dd_train_settings_deinit(&run->s, run->a);
-    close_model(run);
+    ddit_model_close(run->model); /* its transformer was the engines' and is gone */
     dd_comm_close(run->comm);
 }
 

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "base/hash.h"
 #include "base/lock_file.h"
 #include "pipeline/picture_folder.h"
 #include "pipeline/pipeline.h"
@@ -241,12 +242,10 @@ ddit_status dd_train_share_stop(dd_train_run *run, ddit_err *err);
 /* FOLDER/name, owned by the caller. */
 ddit_status dd_train_path(const dd_train_run *run, char **path, const char *name, ddit_err *err);
 
-/* Makes a folder unless it is there. */
+/* dd_make_folder for a path that the user named: a file in its place is said to be one (DDIT_ERR_OUTPUT_PATH). */
 ddit_status dd_train_make_folder(const char *path, ddit_err *err);
 
 /* A number that tells files of weights apart: names, shapes and the first bytes of every tensor. */
 uint64_t dd_train_fingerprint(const dd_weight_files *files);
-uint64_t dd_train_hash(uint64_t hash, const void *bytes, size_t count); /* FNV-1a; begins with DD_TRAIN_HASH */
-#define DD_TRAIN_HASH UINT64_C(0xcbf29ce484222325)
 
 #endif

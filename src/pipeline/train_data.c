@@ -120,7 +120,7 @@ static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, c
     snprintf(key, sizeof key, "model %016" PRIx64 ", %d x %d, text %d, prompts %016" PRIx64 ", points %d, seed %" PRIu64
              ", guidance %.9g to %.9g", run->fingerprint, s->run.width, s->run.height, s->run.max_sequence_length,
              dd_train_texts_hash(texts), s->points, seed, (double)low, (double)high);
-    snprintf(name, sizeof name, "trajectories-%08" PRIx32, (uint32_t)dd_train_hash(DD_TRAIN_HASH, key, strlen(key)));
+    snprintf(name, sizeof name, "trajectories-%08" PRIx32, (uint32_t)dd_hash(DD_HASH_BEGIN, key, strlen(key)));
     DD_TRY(dd_path_join(run->a, &folder, s->cache, name, err));
     dd_trajectories_params p = {.folder = folder, .key = key, .shape = dd_train_shape(s, run->model),
                                 .patch = run->model->config.transformer.patch, .count = count, .points = s->points,

@@ -47,12 +47,12 @@ int64_t dd_train_param_count(const dd_train_run *run) {
 
 uint64_t dd_train_fingerprint(const dd_weight_files *files) {
     enum { LOOKED_AT = 256 };
-    uint64_t hash = DD_TRAIN_HASH;
+    uint64_t hash = DD_HASH_BEGIN;
     for (size_t i = 0; i < dd_weight_files_count(files); i++) {
         const dd_tensor_entry *e = dd_weight_files_at(files, i);
-        hash = dd_train_hash(hash, e->name, strlen(e->name));
-        hash = dd_train_hash(hash, e->shape, (size_t)e->rank * sizeof *e->shape);
-        hash = dd_train_hash(hash, e->data, e->bytes < LOOKED_AT ? e->bytes : LOOKED_AT);
+        hash = dd_hash(hash, e->name, strlen(e->name));
+        hash = dd_hash(hash, e->shape, (size_t)e->rank * sizeof *e->shape);
+        hash = dd_hash(hash, e->data, e->bytes < LOOKED_AT ? e->bytes : LOOKED_AT);
     }
     return hash;
 }

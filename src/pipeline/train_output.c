@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/folder.h"
 #include "base/out_file.h"
 #include "pipeline/train.h"
 #include "train/adapter_write.h"
@@ -16,12 +17,9 @@
 
 ddit_status dd_train_make_folder(const char *path, ddit_err *err) {
     struct stat info;
-    if (mkdir(path, 0777) == 0) return DDIT_OK;
-    int reason = errno;
-    if (reason == EEXIST && stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return DDIT_OK;
-    if (reason == ENOENT) return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder it should lie in does not exist", path);
-    if (reason == EEXIST) return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: is a file, expected a folder or nothing", path);
-    return dd_fail(err, DDIT_ERR_WRITE, "%s: the folder cannot be made: %s", path, strerror(reason));
+    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+        return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: is a file, expected a folder or nothing", path);
+    return dd_make_folder(path, err);
 }
 
 /* ---------------------------------------------------------------------------------------------- adapter */
@@ -80,7 +78,7 @@ static bool begins_with(const char *text, const char *begin) { return strncmp(te
 
 /* What belongs to the old weights alone. */
 static bool is_left_out(const char *name, bool transformer) {
-    if (name[0] == '.' || strcmp(name, "ddit-adapter.safetensors") == 0 || strcmp(name, "README.md") == 0) return true;
+    if (name[0] == '.' || strcmp(name, DD_ADAPTER_NAME) == 0 || strcmp(name, "README.md") == 0) return true;
     return transformer && begins_with(name, "diffusion_pytorch_model");
 }
 

@@ -20,7 +20,7 @@ ddit_status dd_train_pictures_read(dd_train_run *run, ddit_err *err) {
 uint64_t dd_train_pictures_hash(const dd_train_run *run) {
     const dd_picture_folder *f = &run->data->folder;
     uint64_t hash = dd_train_texts_hash(&run->texts);
-    for (int i = 0; i < f->count; i++) hash = dd_train_hash(hash, f->entries[i].stamp, strlen(f->entries[i].stamp) + 1);
+    for (int i = 0; i < f->count; i++) hash = dd_hash(hash, f->entries[i].stamp, strlen(f->entries[i].stamp) + 1);
     return hash;
 }
 

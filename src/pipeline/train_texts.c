@@ -8,15 +8,9 @@
 
 enum { MAX_PROMPTS = 100000, MAX_FILE = 256 << 20, FIRST_ROOM = 64 };
 
-uint64_t dd_train_hash(uint64_t hash, const void *bytes, size_t count) {
-    const uint8_t *at = bytes;
-    for (size_t i = 0; i < count; i++) hash = (hash ^ at[i]) * UINT64_C(0x100000001b3);
-    return hash;
-}
-
 uint64_t dd_train_texts_hash(const dd_train_texts *texts) {
-    uint64_t hash = DD_TRAIN_HASH;
-    for (int i = 0; i < texts->count; i++) hash = dd_train_hash(hash, texts->lines[i], strlen(texts->lines[i]) + 1);
+    uint64_t hash = DD_HASH_BEGIN;
+    for (int i = 0; i < texts->count; i++) hash = dd_hash(hash, texts->lines[i], strlen(texts->lines[i]) + 1);
     return hash;
 }
 

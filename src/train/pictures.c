@@ -1,13 +1,13 @@
 #include "train/pictures.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/counter_rng.h"
+#include "base/folder.h"
+#include "base/hash.h"
 #include "format/safetensors_write.h"
 #include "train/shuffle.h"
 #include "train/streams.h"
@@ -32,16 +32,10 @@ static void key_of(const dd_pictures *p, int j, char key[KEY_SIZE]) {
     snprintf(key, KEY_SIZE, "%s\n%s", p->key, p->params.items[j].stamp);
 }
 
-/* FNV-1a. Two pictures with one hash would be noticed by their keys. */
-static uint64_t hash(const char *text) {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (; *text; text++) h = (h ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
-    return h;
-}
-
+/* Two pictures with one hash would be noticed by their keys. */
 static ddit_status path_of(const dd_pictures *p, const char *key, char **path, ddit_err *err) {
     char name[64];
-    snprintf(name, sizeof name, "picture-%016" PRIx64 ".safetensors", hash(key));
+    snprintf(name, sizeof name, "picture-%016" PRIx64 ".safetensors", dd_hash(DD_HASH_BEGIN, key, strlen(key)));
     return dd_path_join(p->allocator, path, p->folder, name, err);
 }
 
@@ -203,15 +197,6 @@ static ddit_status check(const dd_pictures_params *q, ddit_err *err) {
     return DDIT_OK;
 }
 
-static ddit_status make_folder(const char *folder, ddit_err *err) {
-    struct stat info;
-    if (mkdir(folder, 0777) == 0) return DDIT_OK;
-    int reason = errno;
-    if (reason == EEXIST && stat(folder, &info) == 0 && S_ISDIR(info.st_mode)) return DDIT_OK;
-    if (reason == ENOENT) return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder it should lie in does not exist", folder);
-    return dd_fail(err, DDIT_ERR_WRITE, "%s: the folder cannot be made: %s", folder, strerror(reason));
-}
-
 ddit_status dd_pictures_open(dd_pictures **out, const dd_allocator *a, const dd_pictures_params *params, int *missing,
                              ddit_err *err) {
     dd_pictures *p;
@@ -226,7 +211,7 @@ ddit_status dd_pictures_open(dd_pictures **out, const dd_allocator *a, const dd_
     DD_GO(dd_strdup(a, &p->folder, params->folder, err));
     DD_GO(dd_strdup(a, &p->key, params->key, err));
     DD_GO(dd_alloc(a, &p->files, (size_t)params->count, sizeof *p->files, "the list of pictures", err));
-    DD_GO(make_folder(p->folder, err));
+    DD_GO(dd_make_folder(p->folder, err));
     *missing = dd_pictures_missing(p);
     *out = p;
     return DDIT_OK;

@@ -154,8 +154,8 @@ static ddit_status run_batches(dd_trainer *t, dd_trainer_report *report, ddit_er
     return DDIT_OK;
 }
 
-/* The vectors into the first, as a tree of pairs, which the sum over ranks goes on with: 1, 2, 4 … ranks add up the same. Then
- * to the host. */
+/* The vectors into the first, as a tree of pairs, which the sum over ranks goes on with: 1, 2, 4 … ranks add up the same.
+ * Then to the host. */
 static ddit_status sum_gradients(dd_trainer *t, ddit_err *err) {
     dd_backend *b = t->parts.backend;
     for (int width = 1; width < t->params.accumulators; width *= 2)

@@ -1,12 +1,11 @@
 #include "train/trajectories.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/counter_rng.h"
+#include "base/folder.h"
 #include "train/shuffle.h"
 #include "train/streams.h"
 #include "train/trajectories_private.h"
@@ -69,15 +68,6 @@ int dd_trajectories_missing(dd_trajectories *t) {
         missing += !t->there[j];
     }
     return missing;
-}
-
-static ddit_status make_folder(const char *folder, ddit_err *err) {
-    struct stat info;
-    if (mkdir(folder, 0777) == 0) return DDIT_OK;
-    int reason = errno;
-    if (reason == EEXIST && stat(folder, &info) == 0 && S_ISDIR(info.st_mode)) return DDIT_OK;
-    if (reason == ENOENT) return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder it should lie in does not exist", folder);
-    return dd_fail(err, DDIT_ERR_WRITE, "%s: the folder cannot be made: %s", folder, strerror(reason));
 }
 
 /* ---------------------------------------------------------------------------------------------- source */
@@ -147,7 +137,7 @@ ddit_status dd_trajectories_open(dd_trajectories **out, const dd_allocator *a, c
     DD_GO(dd_strdup(a, &t->key, params->key, err));
     DD_GO(dd_alloc(a, &t->there, (size_t)params->count, sizeof *t->there, "the list of trajectories", err));
     DD_GO(dd_alloc(a, &t->files, (size_t)params->count, sizeof *t->files, "the list of trajectories", err));
-    DD_GO(make_folder(t->folder, err));
+    DD_GO(dd_make_folder(t->folder, err));
     *missing = dd_trajectories_missing(t);
     *out = t;
     return DDIT_OK;

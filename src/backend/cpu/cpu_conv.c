@@ -290,8 +290,8 @@ void dd_cpu_conv_weight_free(dd_backend *b, dd_weight *weight) {
 
 static int64_t stride_of(const dd_conv2d_args *a) { return a->stride == 2 ? 2 : 1; }
 
-/* Rows of a strip of the result: a sixteenth of the picture, so that there is work for many threads, but at least 8 million floating-point
- * operations, beside which a call costs little, and at most 64 million. Taller strips were not faster. */
+/* Rows of a strip of the result: a sixteenth of the picture, so that there is work for many threads, but at least 8 million
+ * floating-point operations, beside which a call costs little, and at most 64 million. Taller strips were not faster. */
 static int64_t strip_rows(const dd_conv2d_args *a) {
     const dd_weight_info *info = &((const conv_weight *)a->w)->info;
     int64_t height = a->height / stride_of(a), width = a->width / stride_of(a);

@@ -224,7 +224,7 @@ static void survives_damage(dd_test *t) {
 
 enum { UNITS = 256 };
 
-/* A trie whose root leads by 'a' back to itself: "aaa…" can be walked for ever. Unit 'a' has offset 'a', so it points to 0. */
+/* A trie whose root leads by 'a' back to itself: "aaa…" can be walked for ever. Unit 'a' has offset 'a': it points to 0. */
 static void walks_cycles_only_as_far_as_the_text(dd_test *t) {
     uint8_t blob[4 + UNITS * 4 + 4] = {0};
     uint32_t units[UNITS] = {0};

@@ -1,0 +1,14 @@
+#include "base/folder.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+ddit_status dd_make_folder(const char *path, ddit_err *err) {
+    struct stat info;
+    if (mkdir(path, 0777) == 0) return DDIT_OK;
+    int reason = errno;
+    if (reason == EEXIST && stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return DDIT_OK;
+    if (reason == ENOENT) return dd_fail(err, DDIT_ERR_OUTPUT_PATH, "%s: the folder it should lie in does not exist", path);
+    return dd_fail(err, DDIT_ERR_WRITE, "%s: the folder cannot be made: %s", path, strerror(reason));
+}

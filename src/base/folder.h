@@ -1,0 +1,11 @@
+/* Folders that programs write into. */
+#ifndef DD_BASE_FOLDER_H
+#define DD_BASE_FOLDER_H
+
+#include "base/err.h"
+
+/* Makes a folder unless it is there; its parent must be. Errors: DDIT_ERR_OUTPUT_PATH (the parent is missing), DDIT_ERR_WRITE,
+ * with the path and the system's reason. */
+ddit_status dd_make_folder(const char *path, ddit_err *err);
+
+#endif
