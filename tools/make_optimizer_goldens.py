@@ -6,7 +6,8 @@
 A problem of 67 values whose gradient is a * (x - target) + noise[step], 200 steps. Per case the values after the steps in the
 metadata key "steps", for Prodigy also d after every step, for clipping the norms before it, for averages the average:
 adamw           lr 0.01, weight decay 0.01
-adamw_schedule  the same with 20 steps of warm-up, cosine decay to a tenth, clipping at norm 2, average with decay 0.95
+adamw_parts     the same, but from value 40 on with a quarter of the rate
+adamw_schedule  as adamw with 20 steps of warm-up, cosine decay to a tenth, clipping at norm 2, average with decay 0.95
 prodigy         lr 1, no weight decay, no clipping
 prodigy_decay   lr 1, weight decay 0.01, linear decay to 0 after 10 steps of warm-up
 
@@ -23,6 +24,7 @@ from prodigyopt import Prodigy
 from stable_save import save_stable
 
 COUNT, STEPS = 67, 200
+PART = 40
 KEPT = [1, 2, 5, 20, 50, 100, 150, 200]
 
 
@@ -35,6 +37,22 @@ def rate(t, warmup, decay, floor):
         return 1.0
     share = (1 + math.cos(math.pi * done)) / 2 if decay == "cosine" else 1 - done
     return floor + (1 - floor) * share
+
+
+def run_parts(problem):
+    """adamw with the values from PART on in a group with a quarter of the rate."""
+    parts = [problem["start"][:PART].clone().requires_grad_(), problem["start"][PART:].clone().requires_grad_()]
+    groups = [{"params": [parts[0]]}, {"params": [parts[1]], "lr": 0.0025}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.01)
+    values = []
+    for t in range(STEPS):
+        x = torch.cat([p.detach() for p in parts])
+        gradient = problem["a"] * (x - problem["target"]) + problem["noise"][t]
+        parts[0].grad, parts[1].grad = gradient[:PART].clone(), gradient[PART:].clone()
+        optimizer.step()
+        if t + 1 in KEPT:
+            values.append(torch.cat([p.detach() for p in parts]))
+    return {"values": torch.stack(values)}
 
 
 def run(problem, make, warmup=0, decay="none", floor=0.0, clip=0.0, ema_decay=0.0):
@@ -74,6 +92,7 @@ def main():
     prodigy = lambda wd: lambda x: Prodigy(x, lr=1.0, weight_decay=wd, use_bias_correction=True, safeguard_warmup=True)
     cases = {
         "adamw": (run(problem, adamw), ["values"]),
+        "adamw_parts": (run_parts(problem), ["values"]),
         "adamw_schedule": (
             run(problem, adamw, warmup=20, decay="cosine", floor=0.1, clip=2.0, ema_decay=0.95),
             ["values", "average", "norms"],

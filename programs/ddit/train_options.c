@@ -76,6 +76,8 @@ static const option_row rows[] = {
      .help = "adamw, or prodigy, which finds its own rate (adamw)"},
     {0, "lr", "learning-rate", "R", OPTION_NUMBER, AT(lr), 1e-12, 1e3,
      .help = "learning rate (2e-3 at width 256, smaller in wider models;\n--train all 3e-4; prodigy 1)"},
+    {0, "patch-lr", NULL, "F", OPTION_NUMBER, AT(patch_lr), 0, 1e3,
+     .help = "factor of --lr for embedding, de-embedding, id vector and\nresidual; LoRA has 1 (0.1; prodigy and --train all 1)"},
     {0, "weight-decay", NULL, "X", OPTION_NUMBER, AT(weight_decay), 0, 100, .help = "decoupled (0.01; prodigy 0)"},
     {0, "warmup", NULL, "N", OPTION_COUNT, AT(warmup), 0, MANY, .help = "steps in which the rate rises (5 % of all)"},
     {0, "decay", NULL, "HOW", OPTION_CHOICE, AT(decay), .choices = "none|linear|cosine",
@@ -121,7 +123,7 @@ const option_table train_table = {
 
 train_options train_options_init(void) {
     return (train_options){.caption_dropout = NAN, .rank = -1, .mixed = NAN, .steps = -1, .minutes = NAN, .warmup = -1,
-                           .lr = NAN, .weight_decay = NAN, .clip = NAN, .ema = NAN, .loss_floor = NAN,
+                           .lr = NAN, .patch_lr = NAN, .weight_decay = NAN, .clip = NAN, .ema = NAN, .loss_floor = NAN,
                            .sample_every = -1};
 }
 
@@ -212,6 +214,7 @@ ddit_train_params train_options_params(const train_options *o) {
     p.accumulate = o->accumulate;
     p.optimizer = o->optimizer;
     p.lr = o->lr;
+    p.patch_lr = o->patch_lr;
     p.weight_decay = o->weight_decay;
     p.warmup = o->warmup;
     p.decay = o->decay;

@@ -21,7 +21,7 @@ typedef struct train_options {
     int batch, accumulate;
     const char *optimizer, *decay;
     int warmup;
-    double lr, weight_decay, clip, ema, loss_floor;
+    double lr, patch_lr, weight_decay, clip, ema, loss_floor;
     int seed;
     const char *eval;
     int resume, save_every, sample_every; /* sample_every 0: never */

@@ -151,10 +151,31 @@ static ddit_status write_settings(const dd_train_run *run, ddit_err *err) {
     return dd_out_file_commit(&out, err);
 }
 
+/* A part for LoRA and one for what stands between it, as often as they alternate. */
+static int find_parts(const dd_train_run *run, const dd_param_list *list, dd_optimizer_part *parts) {
+    int count = 0;
+    for (int i = 0; i < list->count; i++) {
+        double rate = strstr(list->items[i].name, ".lora.") ? 1 : run->s.patch_lr;
+        int64_t end = i + 1 < list->count ? list->items[i + 1].offset : list->total;
+        if (count == 0 || parts[count - 1].rate != rate) parts[count++] = (dd_optimizer_part){.rate = rate};
+        parts[count - 1].end = end;
+    }
+    return count;
+}
+
 static ddit_status start_optimizer(dd_train_run *run, ddit_err *err) {
+    const dd_param_list *list = dd_flux_trainee_params(run->student.trainee);
+    dd_optimizer_params params = run->s.optimizer;
+    dd_optimizer_part *parts = NULL;
     dd_optimizer_deinit(&run->optimizer);
-    return dd_optimizer_init(&run->optimizer, run->a, &run->s.optimizer, run->start,
-                             dd_flux_trainee_params(run->student.trainee)->total, err);
+    if (run->s.patch_lr != 1) {
+        DD_TRY(dd_alloc(run->a, &parts, (size_t)list->count, sizeof *parts, "the optimizer", err));
+        params.parts = parts;
+        params.part_count = find_parts(run, list, parts);
+    }
+    ddit_status status = dd_optimizer_init(&run->optimizer, run->a, &params, run->start, list->total, err);
+    dd_free(run->a, parts);
+    return status;
 }
 
 /* Tries a few steps, whose effect is thrown away, and works out how many the time given holds. */

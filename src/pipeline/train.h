@@ -36,6 +36,7 @@ typedef struct dd_train_settings {
     bool measure_only;        /* steps = -1 */
     int batch, accumulate;
     dd_optimizer_params optimizer;
+    double patch_lr;     /* factor of the rate of what is not LoRA */
     int64_t warmup;           /* -1: 5 % of all */
     double loss_floor;
     float guidance_low, guidance_high;

@@ -21,12 +21,13 @@ enum {
     MAX_RANK = 4096
 };
 #define ADAPTER_LR 2e-3   /* AdamW at width 256; wider layers sum over more inputs and want smaller steps */
+#define ADAPTER_PATCH_LR 0.1 /* embedding and de-embedding start near what they become: a larger rate only shakes them (SPEED.md) */
 #define DEFAULT_FLOOR 0.4 /* at about this floor all noise levels contribute alike (SPEED.md) */
 #define MAX_COUNT INT64_C(1000000000)
 
 ddit_train_params ddit_train_params_init(void) {
     return (ddit_train_params){.struct_size = sizeof(ddit_train_params), .rank = -1, .mixed = NAN, .minutes = NAN, .lr = NAN,
-                               .weight_decay = NAN, .warmup = -1, .clip = NAN, .ema = NAN, .loss_floor = NAN,
+                               .patch_lr = NAN, .weight_decay = NAN, .warmup = -1, .clip = NAN, .ema = NAN, .loss_floor = NAN,
                                .caption_dropout = NAN};
 }
 
@@ -140,12 +141,17 @@ static ddit_status resolve_optimizer(dd_train_settings *s, const ddit_train_para
     *o = dd_optimizer_defaults(prodigy ? DD_OPTIMIZER_PRODIGY : DD_OPTIMIZER_ADAMW);
     o->decay = decay == 0 ? DD_DECAY_NONE : decay == 1 ? DD_DECAY_LINEAR : DD_DECAY_COSINE;
     o->lr = given(p->lr, prodigy ? 1 : s->all ? 3e-4 : ADAPTER_LR * 256 / (double)hidden);
+    s->patch_lr = given(p->patch_lr, prodigy || s->all ? 1 : ADAPTER_PATCH_LR);
     o->weight_decay = given(p->weight_decay, prodigy ? 0 : 0.01);
     o->clip_norm = given(p->clip, 1);
     o->ema_decay = given(p->ema, 0.998);
     s->warmup = p->warmup;
     s->loss_floor = given(p->loss_floor, s->all ? 0 : DEFAULT_FLOOR);
     DD_TRY(in_range("lr", o->lr, 1e-12, 1e3, err));
+    DD_TRY(in_range("patch_lr", s->patch_lr, 0, 1e3, err));
+    if ((prodigy || s->all) && s->patch_lr != 1)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "patch_lr is %g, expected none: %s", s->patch_lr,
+                       s->all ? "with scope all every weight learns at the same rate" : "prodigy finds one rate for all");
     DD_TRY(in_range("weight_decay", o->weight_decay, 0, 100, err));
     DD_TRY(in_range("clip", o->clip_norm, 0, 1e9, err));
     DD_TRY(in_range("ema", o->ema_decay, 0, 0.9999999, err));
@@ -285,12 +291,12 @@ void dd_train_settings_text(dd_train_run *run) {
     snprintf(run->settings, sizeof run->settings,
              "scope=%s\nmodel=%016" PRIx64 "\nprecision=%s\nwidth=%d\nheight=%d\ntext_tokens=%d\nfactors=%s%s\nrank=%d\n"
              "lora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\nsteps=%" PRId64 "\nbatch=%d\n"
-             "accumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\nweight_decay=%.17g\nwarmup=%" PRId64 "\ndecay=%d\nclip=%.17g\n"
-             "ema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\nlevels=%d\nseed=%" PRIu64 "\n",
+             "accumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\npatch_lr=%.17g\nweight_decay=%.17g\nwarmup=%" PRId64 "\n"
+             "decay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\nlevels=%d\nseed=%" PRIu64 "\n",
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
              t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run), s->trajectories,
-             s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr, o->weight_decay,
+             s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr, s->patch_lr, o->weight_decay,
              o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
              (double)s->guidance_high, s->caption_dropout, (int)s->levels, s->seed);
 }

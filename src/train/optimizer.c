@@ -45,6 +45,31 @@ static ddit_status check_params(const dd_optimizer_params *p, ddit_err *err) {
     return DDIT_OK;
 }
 
+/* In order, to the end, and only where they mean something. */
+static ddit_status check_parts(const dd_optimizer_params *p, int64_t count, ddit_err *err) {
+    int64_t at = 0;
+    if (p->part_count == 0) return DDIT_OK;
+    if (p->kind != DD_OPTIMIZER_ADAMW)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "found parts with rates of their own, which Prodigy does not have");
+    for (int i = 0; i < p->part_count; at = p->parts[i++].end)
+        if (p->parts[i].end <= at || !(p->parts[i].rate >= 0 && p->parts[i].rate < INFINITY))
+            return dd_fail(err, DDIT_ERR_ARGUMENT, "part %d of the parameters ends at %lld with rate %g, expected an end after "
+                           "%lld and a rate of 0 or more", i, (long long)p->parts[i].end, p->parts[i].rate, (long long)at);
+    if (at != count)
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "the parts of the parameters end at %lld, expected %lld", (long long)at,
+                       (long long)count);
+    return DDIT_OK;
+}
+
+static ddit_status copy_parts(dd_optimizer *o, ddit_err *err) {
+    size_t n = (size_t)o->params.part_count;
+    if (n == 0) return DDIT_OK;
+    DD_TRY(dd_alloc(o->allocator, &o->parts, n, sizeof *o->parts, "the optimizer", err));
+    memcpy(o->parts, o->params.parts, n * sizeof *o->parts);
+    o->params.parts = o->parts;
+    return DDIT_OK;
+}
+
 static int64_t block_count(int64_t count) { return (count + BLOCK - 1) / BLOCK; }
 
 static ddit_status copy_of(const dd_allocator *a, float **out, const float *values, int64_t count, ddit_err *err) {
@@ -60,6 +85,8 @@ ddit_status dd_optimizer_init(dd_optimizer *o, const dd_allocator *a, const dd_o
     *o = (dd_optimizer){.params = *params, .count = count, .allocator = a};
     DD_GO(check_params(params, err));
     DD_GO(count >= 1 ? DDIT_OK : dd_fail(err, DDIT_ERR_ARGUMENT, "found no parameters to train, expected at least one"));
+    DD_GO(check_parts(params, count, err));
+    DD_GO(copy_parts(o, err));
     DD_GO(copy_of(a, &o->values, values, count, err));
     DD_GO(dd_alloc(a, &o->m, (size_t)count, sizeof *o->m, "the optimizer", err));
     DD_GO(dd_alloc(a, &o->v, (size_t)count, sizeof *o->v, "the optimizer", err));
@@ -82,6 +109,7 @@ void dd_optimizer_deinit(dd_optimizer *o) {
     dd_free(o->allocator, o->ema);
     dd_free(o->allocator, o->s);
     dd_free(o->allocator, o->start);
+    dd_free(o->allocator, o->parts);
     dd_free(o->allocator, o->sums);
     *o = (dd_optimizer){0};
 }
@@ -111,9 +139,10 @@ typedef struct step_job {
     float beta1, beta2; /* and the weights of what comes in */
     float new1, new2;
     float beta3, new3; /* Prodigy: of s */
-    float shrink;      /* AdamW: 1 - lr * weight decay */
+    double lr, weight_decay; /* AdamW */
     float decay;       /* Prodigy: the share of a value that goes */
-    float rate;        /* how far a step goes */
+    float rate;        /* Prodigy: how far a step goes */
+    double reach;      /* AdamW: how far a step goes at rate 1 */
     float root_scale;  /* AdamW: of sqrt(v) */
     float eps;
     float ema_weight; /* of the values in the average */
@@ -148,23 +177,36 @@ static void update_average(const step_job *job, int64_t at, int64_t n) {
     for (int64_t i = 0; i < n; i++) ema[i] += weight * (values[i] - ema[i]);
 }
 
-/* The average is taken in the same task: the block's values are still in the cache. */
-static void adamw_task(void *user, int64_t block, int worker) {
-    const step_job *job = user;
+/* n values from `at` on, all of one part. */
+static void adamw_values(const step_job *job, int64_t at, int64_t n, double part_rate) {
     const step_job j = *job; /* local, so that the compiler knows that the stores below do not change it */
-    int64_t at = block * BLOCK, n = block_length(j.o, block);
     const float *restrict gradient = j.gradient + at;
     float *restrict values = j.o->values + at, *restrict m = j.o->m + at, *restrict v = j.o->v + at;
-    (void)worker;
+    float shrink = (float)(1 - part_rate * j.lr * j.weight_decay), rate = (float)(part_rate * j.reach);
     for (int64_t i = 0; i < n; i++) {
         float g = gradient[i] * j.clip;
         float mean = m[i] + j.new1 * (g - m[i]);
         float square = v[i] * j.beta2 + g * g * j.new2;
         m[i] = mean;
         v[i] = square;
-        values[i] = values[i] * j.shrink - j.rate * (mean / (sqrtf(square) * j.root_scale + j.eps));
+        values[i] = values[i] * shrink - rate * (mean / (sqrtf(square) * j.root_scale + j.eps));
     }
-    update_average(job, at, n);
+}
+
+/* The average is taken in the same task: the block's values are still in the cache. */
+static void adamw_task(void *user, int64_t block, int worker) {
+    const step_job *job = user;
+    const dd_optimizer *o = job->o;
+    const dd_optimizer_part whole = {o->count, 1}, *part = o->parts ? o->parts : &whole;
+    int64_t begin = block * BLOCK, end = begin + block_length(o, block);
+    (void)worker;
+    for (int64_t at = begin; at < end; part++) {
+        int64_t stop = part->end < end ? part->end : end;
+        if (stop <= at) continue;
+        adamw_values(job, at, stop - at, part->rate);
+        at = stop;
+    }
+    update_average(job, begin, end - begin);
 }
 
 /* The block's parts of the numerator and the denominator of Prodigy's d, in LANES sums each. */
@@ -248,8 +290,9 @@ static void step_adamw(const dd_optimizer *o, dd_pool *pool, step_job *job, doub
     job->new1 = (float)(1 - p->beta1);
     job->beta2 = (float)p->beta2;
     job->new2 = (float)(1 - p->beta2);
-    job->shrink = (float)(1 - lr * p->weight_decay);
-    job->rate = (float)(lr / (1 - pow(p->beta1, t)));
+    job->lr = lr;
+    job->weight_decay = p->weight_decay;
+    job->reach = lr / (1 - pow(p->beta1, t));
     job->root_scale = (float)(1 / sqrt(correction2));
     job->eps = (float)p->eps;
     run(pool, job, adamw_task);

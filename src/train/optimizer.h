@@ -14,6 +14,12 @@
 typedef enum dd_optimizer_kind { DD_OPTIMIZER_ADAMW, DD_OPTIMIZER_PRODIGY } dd_optimizer_kind;
 typedef enum dd_lr_decay { DD_DECAY_NONE, DD_DECAY_LINEAR, DD_DECAY_COSINE } dd_lr_decay;
 
+/* Values that learn faster or slower than the others, as a parameter group of torch's does. */
+typedef struct dd_optimizer_part {
+    int64_t end;  /* its values end here; they begin where the part before it ends, or at 0 */
+    double rate;  /* factor of the learning rate, and so of the weight decay; 0: they stay as they are */
+} dd_optimizer_part;
+
 typedef struct dd_optimizer_params {
     dd_optimizer_kind kind;
     double lr, beta1, beta2, eps, weight_decay;
@@ -24,6 +30,9 @@ typedef struct dd_optimizer_params {
     double clip_norm;     /* 0: no clipping */
     double ema_decay;     /* d of ema = d ema + (1 - d) values, where d is at most (1 + t) / (10 + t) in step t = 0, 1, …;
                            * 0: the average is the values */
+    const dd_optimizer_part *parts; /* AdamW only: [part_count], the last one ends at `count`; init copies them. NULL: one part
+                                     * with rate 1 */
+    int part_count;
 } dd_optimizer_params;
 
 /* AdamW: lr 1e-4, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01; Prodigy: the same with lr 1. Both: clipping at norm 1, no
@@ -38,6 +47,7 @@ typedef struct dd_optimizer {
     float *m, *v;      /* owned [count] */
     float *ema;        /* owned [count]; NULL if ema_decay is 0 */
     float *s, *start;  /* owned [count]; Prodigy only */
+    dd_optimizer_part *parts; /* owned [params.part_count]; params.parts points here */
     double d, d_max, d_numerator; /* Prodigy */
     double *sums;      /* owned: sums over the blocks */
     const dd_allocator *allocator;

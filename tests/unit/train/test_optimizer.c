@@ -100,6 +100,11 @@ static void adamw_equals_torch(dd_test *t) {
     params.lr = 0.01;
     params.clip_norm = 0;
     follow(t, "adamw", &params, NULL);
+    const dd_optimizer_part parts[] = {{40, 1}, {67, 0.25}};
+    params.parts = parts;
+    params.part_count = 2;
+    follow(t, "adamw_parts", &params, NULL);
+    params.part_count = 0;
     params.warmup_steps = 20;
     params.decay = DD_DECAY_COSINE;
     params.total_steps = 200;
@@ -235,6 +240,52 @@ static void refuses_bad_parameters(dd_test *t) {
     dd_optimizer_deinit(&o);
 }
 
+/* Parts over blocks, with borders inside one and at the end of one: each learns as if it were alone. */
+static void parts_learn_alone(dd_test *t) {
+    enum { FIRST = 20000, SECOND = 32768 };
+    const dd_optimizer_part parts[] = {{FIRST, 1}, {SECOND, 0}, {MANY, 0.5}};
+    float *start = random_values(3), *gradient = random_values(4);
+    dd_optimizer_params params = dd_optimizer_defaults(DD_OPTIMIZER_ADAMW);
+    dd_optimizer whole, half, mine;
+    dd_optimizer_report report;
+    DD_NEED(t, start && gradient);
+    params.clip_norm = 0;
+    DD_NEED_OK(t, dd_optimizer_init(&whole, &dd_allocator_libc, &params, start, MANY, &t->err));
+    params.lr /= 2;
+    DD_NEED_OK(t, dd_optimizer_init(&half, &dd_allocator_libc, &params, start, MANY, &t->err));
+    params.lr *= 2;
+    params.parts = parts;
+    params.part_count = 3;
+    DD_NEED_OK(t, dd_optimizer_init(&mine, &dd_allocator_libc, &params, start, MANY, &t->err));
+    dd_optimizer *all[] = {&whole, &half, &mine};
+    for (int i = 0; i < 3; i++)
+        for (int step = 0; step < 3; step++) DD_OK(t, dd_optimizer_step(all[i], NULL, gradient, &report, &t->err));
+    DD_CHECK(t, memcmp(mine.values, whole.values, FIRST * sizeof(float)) == 0);
+    DD_CHECK(t, memcmp(mine.values + FIRST, start + FIRST, (SECOND - FIRST) * sizeof(float)) == 0);
+    DD_CHECK(t, memcmp(mine.values + SECOND, half.values + SECOND, (MANY - SECOND) * sizeof(float)) == 0);
+    for (int i = 0; i < 3; i++) dd_optimizer_deinit(all[i]);
+    free(start);
+    free(gradient);
+}
+
+static void refuses_bad_parts(dd_test *t) {
+    float values[4] = {0};
+    dd_optimizer o;
+    dd_optimizer_params p = dd_optimizer_defaults(DD_OPTIMIZER_ADAMW);
+    dd_optimizer_part parts[] = {{2, 1}, {4, 0.5}};
+    p.parts = parts;
+    p.part_count = 2;
+    DD_OK(t, dd_optimizer_init(&o, &dd_allocator_libc, &p, values, 4, &t->err));
+    dd_optimizer_deinit(&o);
+    DD_FAILS(t, dd_optimizer_init(&o, &dd_allocator_libc, &p, values, 3, &t->err), DDIT_ERR_ARGUMENT, "end at 4, expected 3");
+    parts[1].rate = NAN;
+    DD_FAILS(t, dd_optimizer_init(&o, &dd_allocator_libc, &p, values, 4, &t->err), DDIT_ERR_ARGUMENT, "part 1");
+    parts[1] = (dd_optimizer_part){2, 1};
+    DD_FAILS(t, dd_optimizer_init(&o, &dd_allocator_libc, &p, values, 2, &t->err), DDIT_ERR_ARGUMENT, "an end after 2");
+    p.kind = DD_OPTIMIZER_PRODIGY;
+    DD_FAILS(t, dd_optimizer_init(&o, &dd_allocator_libc, &p, values, 4, &t->err), DDIT_ERR_ARGUMENT, "Prodigy");
+}
+
 static void memory(dd_test *t) {
     float values[5] = {0};
     for (int kind = 0; kind < 2; kind++) {
@@ -289,6 +340,8 @@ int main(int argc, char **argv) {
         {"divergence changes nothing", divergence_changes_nothing},
         {"zero gradient", zero_gradient},
         {"refuses bad parameters", refuses_bad_parameters},
+        {"parts learn alone", parts_learn_alone},
+        {"refuses bad parts", refuses_bad_parts},
         {"memory", memory},
         {"speed", speed},
     };
