@@ -246,7 +246,7 @@ typedef struct ddit_train_params {
     int batch, accumulate;  /* samples of a step = batch * accumulate; 0: 4 (all: 16) and 1 */
     const char *optimizer;  /* "adamw" (NULL) or "prodigy" */
     double lr;              /* NaN: adamw 2e-3 * 256 / width (all: 3e-4), prodigy 1 */
-    double patch_lr;        /* adamw, adapter: factor of lr for what is not LoRA; NaN: 0.1 (prodigy 1) */
+    double patch_lr;        /* adamw, adapter: factor of lr for what is not LoRA; NaN: 0.4 (prodigy, all: 1) */
     double weight_decay;    /* NaN: 0.01 (prodigy 0) */
     int64_t warmup;         /* steps; -1: 5 % of all */
     const char *decay;      /* "none", "linear", "cosine"; NULL: cosine */

@@ -108,11 +108,13 @@ dd_trainer_params dd_train_trainer_params(const dd_train_run *run) {
                            .shape = dd_train_shape(s, run->model),
                            .grid = dd_train_grid(s, run->model)};
     memcpy(p.factor, s->options.factor, sizeof p.factor);
-    int uniform = p.factor[1] + p.factor[2];
+    /* Policies take factor 2 in most of the steps that they coarsen, and more hangs on it. */
+    static const double weight[DD_FACTOR_COUNT] = {0, 5, 3};
+    double sum = weight[1] * p.factor[1] + weight[2] * p.factor[2];
     if (s->all) p.share[DD_LAYOUT_X1] = 1;
     else {
         p.share[DD_LAYOUT_MIXED] = s->mixed;
-        for (int f = 1; f < DD_FACTOR_COUNT; f++) p.share[f] = p.factor[f] ? (1 - s->mixed) / uniform : 0;
+        for (int f = 1; f < DD_FACTOR_COUNT; f++) p.share[f] = p.factor[f] * (1 - s->mixed) * weight[f] / sum;
     }
     return p;
 }

@@ -21,7 +21,8 @@ enum {
     MAX_RANK = 4096
 };
 #define ADAPTER_LR 2e-3   /* AdamW at width 256; wider layers sum over more inputs and want smaller steps */
-#define ADAPTER_PATCH_LR 0.1 /* embedding and de-embedding start near what they become: a larger rate only shakes them (SPEED.md) */
+#define ADAPTER_PATCH_LR 0.4 /* embedding and de-embedding start near what they become: larger steps shake them (SPEED.md) */
+#define ADAPTER_BETA2 0.99   /* few samples in a step, fewer for each factor: the shorter memory was better (SPEED.md) */
 #define DEFAULT_FLOOR 0.4 /* at about this floor all noise levels contribute alike (SPEED.md) */
 #define MAX_COUNT INT64_C(1000000000)
 
@@ -143,6 +144,7 @@ static ddit_status resolve_optimizer(dd_train_settings *s, const ddit_train_para
     o->lr = given(p->lr, prodigy ? 1 : s->all ? 3e-4 : ADAPTER_LR * 256 / (double)hidden);
     s->patch_lr = given(p->patch_lr, prodigy || s->all ? 1 : ADAPTER_PATCH_LR);
     o->weight_decay = given(p->weight_decay, prodigy ? 0 : 0.01);
+    if (!prodigy && !s->all) o->beta2 = ADAPTER_BETA2;
     o->clip_norm = given(p->clip, 1);
     o->ema_decay = given(p->ema, 0.998);
     s->warmup = p->warmup;
@@ -292,7 +294,8 @@ void dd_train_settings_text(dd_train_run *run) {
              "scope=%s\nmodel=%016" PRIx64 "\nprecision=%s\nwidth=%d\nheight=%d\ntext_tokens=%d\nfactors=%s%s\nrank=%d\n"
              "lora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\nsteps=%" PRId64 "\nbatch=%d\n"
              "accumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\npatch_lr=%.17g\nweight_decay=%.17g\nwarmup=%" PRId64 "\n"
-             "decay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\nlevels=%d\nseed=%" PRIu64 "\n",
+             "decay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\n"
+             "levels=%d\nseed=%" PRIu64 "\n",
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
              t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run), s->trajectories,

@@ -35,6 +35,7 @@ t --accumulate 0
 t --optimizer sgd
 t --lr 0
 t --lr nan
+t --patch-lr -1
 t --weight-decay -1
 t --warmup -1
 t --decay exponential
