@@ -70,7 +70,8 @@ def main():
         db = [psnr(drawn[i], true[c]) for i, c in numbers.items()]
         likeness = statistics.mean(ssim(drawn[i], true[c]) for i, c in numbers.items())
         hits = sum(int(np.argmin(((small - thumbnail(drawn[i])) ** 2).sum(1)) == i) for i in numbers)
-        print(f"| {name} | {statistics.mean(db):.2f} | {statistics.median(db):.2f} | {likeness:.4f} | {hits / len(numbers):.1%} |")
+        figures = f"{statistics.mean(db):.2f} | {statistics.median(db):.2f} | {likeness:.4f} | {hits / len(numbers):.1%}"
+        print(f"| {name} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ with `npm pack`, which only downloads; their licences are written beside the pic
 FOLDER/NAME.png with NAME.txt: "red apple" in front of white, "red apple on a teal background" for each further colour. Subjects
 are those of smileys, animals, food, travel, activities and objects whose English name has at most two words, up to Emoji 5
 (gifts and diamonds by their usual names, clock faces left out); --subjects FILE takes the names in FILE instead, one a line.
-models/emoji was trained on 440 such subjects with all ten colours; its exact list was not kept.
+models/emoji was first trained on 440 such subjects with all ten colours (the exact list was not kept), then on what this makes.
 
 Usage: python3 tools/make_emoji_pictures.py FOLDER [--colors N] [--subjects FILE] [--size PIXELS] [--packages FOLDER]
 """

@@ -10,6 +10,7 @@
 #include "interrupt.h"
 #include "model_path.h"
 #include "say.h"
+#include "status_line.h"
 #include "train_line.h"
 #include "train_options.h"
 
@@ -29,9 +30,10 @@ static void print_files(const json_t *files) {
 static void print_result(const char *text) {
     json_t *root = json_loads(text, 0, NULL);
     if (!root) return;
+    char rate[32];
     if (number(root, "samples") > 0)
-        fprintf(stderr, "trained   %.0f samples in %.1f s, %.3g samples/s\n", number(root, "samples"),
-                number(root, "train_seconds"), number(root, "samples_per_second"));
+        fprintf(stderr, "trained   %.0f samples in %.1f s, %s samples/s\n", number(root, "samples"),
+                number(root, "train_seconds"), rate_text(number(root, "samples_per_second"), rate, sizeof rate));
     print_files(json_object_get(root, "files"));
     json_decref(root);
 }

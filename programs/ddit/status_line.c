@@ -46,3 +46,8 @@ const char *bytes_text(uint64_t bytes, char *out, size_t size) {
     snprintf(out, size, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
     return out;
 }
+
+const char *rate_text(double rate, char *out, size_t size) {
+    snprintf(out, size, "%.*f", rate < 10 ? 2 : rate < 100 ? 1 : 0, rate);
+    return out;
+}

@@ -25,4 +25,7 @@ const char *status_line_bar(int64_t done, int64_t all, int width, char *out);
 /* "12.3 MB", decimal units; returns out. */
 const char *bytes_text(uint64_t bytes, char *out, size_t size);
 
+/* "0.42", "16.3", "1260": about three digits, never an exponent; returns out. */
+const char *rate_text(double rate, char *out, size_t size);
+
 #endif

@@ -90,27 +90,28 @@ static void show_data(train_line *line, const ddit_train_progress *p) {
     char text[LINE_SIZE], left[32], bar[BAR + 1];
     left_text(p->seconds_left, left, sizeof left);
     if (line->shown.in_place) {
-        snprintf(text, sizeof text, "data [%s] %" PRId64 "/%" PRId64 "%s", status_line_bar(p->step, p->steps, BAR, bar), p->step,
-                 p->steps, left);
+        snprintf(text, sizeof text, "data [%s] %" PRId64 "/%" PRId64 "%s", status_line_bar(p->step, p->steps, BAR, bar),
+                 p->step, p->steps, left);
         status_line_draw(&line->shown, text);
     } else if (is_due(line, p)) fprintf(stderr, "data      %" PRId64 "/%" PRId64 "%s\n", p->step, p->steps, left);
 }
 
 static void show_train(train_line *line, const ddit_train_progress *p) {
-    char text[LINE_SIZE], left[32], loss[120];
+    char text[LINE_SIZE], left[32], loss[120], rate[32];
     double shown[TRAIN_LINE_KINDS];
     average(line, p, shown);
     left_text(p->seconds_left, left, sizeof left);
+    rate_text(p->samples_per_second, rate, sizeof rate);
     if (line->shown.in_place) {
-        snprintf(text, sizeof text, "step %" PRId64 "/%" PRId64 "  loss %s  %.3g samples/s%s", p->step, p->steps,
-                 loss_text(shown, loss, sizeof loss), p->samples_per_second, left);
+        snprintf(text, sizeof text, "step %" PRId64 "/%" PRId64 "  loss %s  %s samples/s%s", p->step, p->steps,
+                 loss_text(shown, loss, sizeof loss), rate, left);
         status_line_draw(&line->shown, text); /* no bar: these numbers fill 80 columns */
     } else if (line->per_step) {
-        fprintf(stderr, "step %" PRId64 "/%" PRId64 "  loss %s  gradient %.3g  lr %.3g  %.3g samples/s  %.1f s\n", p->step,
-                p->steps, loss_text(p->loss, loss, sizeof loss), p->gradient_norm, p->lr, p->samples_per_second, p->seconds);
+        fprintf(stderr, "step %" PRId64 "/%" PRId64 "  loss %s  gradient %.3g  lr %.3g  %s samples/s  %.1f s\n", p->step,
+                p->steps, loss_text(p->loss, loss, sizeof loss), p->gradient_norm, p->lr, rate, p->seconds);
     } else if (is_due(line, p))
-        fprintf(stderr, "step %" PRId64 "/%" PRId64 "  loss %s  %.3g samples/s%s\n", p->step, p->steps,
-                loss_text(shown, loss, sizeof loss), p->samples_per_second, left);
+        fprintf(stderr, "step %" PRId64 "/%" PRId64 "  loss %s  %s samples/s%s\n", p->step, p->steps,
+                loss_text(shown, loss, sizeof loss), rate, left);
 }
 
 /* Phases without a count on the way: what was written, what was measured, or that something goes on. */

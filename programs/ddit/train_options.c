@@ -77,7 +77,8 @@ static const option_row rows[] = {
     {0, "lr", "learning-rate", "R", OPTION_NUMBER, AT(lr), 1e-12, 1e3,
      .help = "learning rate (2e-3 at width 256, smaller in wider models;\n--train all 3e-4; prodigy 1)"},
     {0, "patch-lr", NULL, "F", OPTION_NUMBER, AT(patch_lr), 0, 1e3,
-     .help = "factor of --lr for embedding, de-embedding, id vector and\nresidual; LoRA has 1 (0.4; prodigy and --train all 1)"},
+     .help = "factor of --lr for embedding, de-embedding, id vector and\n"
+             "residual; LoRA has 1 (0.4; prodigy and --train all 1)"},
     {0, "weight-decay", NULL, "X", OPTION_NUMBER, AT(weight_decay), 0, 100, .help = "decoupled (0.01; prodigy 0)"},
     {0, "warmup", NULL, "N", OPTION_COUNT, AT(warmup), 0, MANY, .help = "steps in which the rate rises (5 % of all)"},
     {0, "decay", NULL, "HOW", OPTION_CHOICE, AT(decay), .choices = "none|linear|cosine",

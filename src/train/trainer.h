@@ -4,7 +4,7 @@
  * samples. Which layout a sample gets is drawn from `share`. Everything about sample i of a step follows from its number
  * step * batch * accumulate + i. The samples of a batch are divided in a row over `accumulators` gradient vectors, each vector
  * is filled by one lane at a time in the samples' order, and the vectors are summed as a tree of pairs over lanes and ranks:
- * the same bytes for any number of lanes, and (scope DD_TRAIN_ADAPTER) for 1, 2, 4 … ranks if there are as many vectors in all.
+ * the same bytes for any number of lanes, and (scope DD_TRAIN_ADAPTER) for 1, 2, 4 … ranks if there are as many vectors.
  */
 #ifndef DD_TRAIN_TRAINER_H
 #define DD_TRAIN_TRAINER_H
