@@ -61,6 +61,47 @@ static void writes_an_adapter(dd_test *t) {
     scratch_remove_all(&s);
 }
 
+/* Whether a tensor is the same in two adapters; -1: it is not in both. */
+static int same_tensor(const char *one, const char *two, const char *name) {
+    dd_safetensors *a = NULL, *b = NULL;
+    int same = -1;
+    if (dd_safetensors_open(&a, &dd_allocator_libc, one, NULL) == DDIT_OK &&
+        dd_safetensors_open(&b, &dd_allocator_libc, two, NULL) == DDIT_OK) {
+        const dd_tensor_entry *x = dd_safetensors_find(a, name), *y = dd_safetensors_find(b, name);
+        if (x && y) same = x->bytes == y->bytes && memcmp(x->data, y->data, x->bytes) == 0;
+    }
+    dd_safetensors_close(a);
+    dd_safetensors_close(b);
+    return same;
+}
+
+/* With a rate of 0 for them embedding and de-embedding stay as they were, and LoRA learns. */
+static void patch_weights_have_their_rate(dd_test *t) {
+    static const char *const still[] = {"ddit.x2.embed.weight", "ddit.x4.deembed.weight", "ddit.x4.id"};
+    static const char *const lora = "ddit.x2.lora.single_transformer_blocks.0.proj_mlp.B";
+    const double rates[] = {0, 0, 0.5};
+    char outputs[3][128];
+    scratch s = train_scratch();
+    opened o;
+    DD_NEED_OK(t, open_context(&o, "cpu", "f32", 2, &t->err));
+    for (int i = 0; i < 3; i++) {
+        tiny_run r;
+        tiny_run_init(&r, &s, i == 0 ? "start.safetensors" : i == 1 ? "still.safetensors" : "moved.safetensors");
+        r.p.patch_lr = rates[i];
+        r.p.ema = 0;
+        if (i == 0) r.p.lr = 1e-12;
+        DD_NEED_OK(t, tiny_train(&o, &r, NULL, &t->err));
+        memcpy(outputs[i], r.output, sizeof outputs[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        DD_CHECK(t, same_tensor(outputs[0], outputs[1], still[i]) == 1);
+        DD_CHECK(t, same_tensor(outputs[0], outputs[2], still[i]) == 0);
+    }
+    DD_CHECK(t, same_tensor(outputs[0], outputs[1], lora) == 0);
+    DD_CHECK(t, close_all(&o));
+    scratch_remove_all(&s);
+}
+
 /* Stopped after every step and gone on with, on another number of threads, it ends with the same bytes. */
 static void goes_on(dd_test *t) {
     scratch s = train_scratch();
@@ -326,6 +367,7 @@ int main(int argc, char **argv) {
         {"stopped and gone on with: the same bytes", goes_on},
         {"one training at a time in a folder", one_at_a_time},
         {"stops in any phase", stops_in_any_phase},
+        {"patch weights have their rate", patch_weights_have_their_rate},
         {"starts from an adapter", starts_from_an_adapter},
         {"measures only", measures_only},
         {"finds the steps for the minutes given", finds_steps_for_minutes},

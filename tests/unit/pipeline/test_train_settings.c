@@ -15,6 +15,9 @@ static void optimizer(ddit_train_params *p) { p->optimizer = "sgd"; }
 static void decay(ddit_train_params *p) { p->decay = "slow"; }
 static void levels(ddit_train_params *p) { p->levels = "even"; }
 static void lr(ddit_train_params *p) { p->lr = -1; }
+static void patch_lr(ddit_train_params *p) { p->patch_lr = -1; }
+static void patch_lr_prodigy(ddit_train_params *p) { p->patch_lr = 0.5, p->optimizer = "prodigy"; }
+static void patch_lr_paper(ddit_train_params *p) { p->patch_lr = 0.5, p->preset = "paper"; }
 static void weight_decay(ddit_train_params *p) { p->weight_decay = 101; }
 static void clip(ddit_train_params *p) { p->clip = -1; }
 static void ema(ddit_train_params *p) { p->ema = 1; }
@@ -47,7 +50,8 @@ static const struct {
     {mixed, "mixed is 1.5"}, {rank, "rank is 5000"}, {scope, "scope is \"some\""}, {preset, "preset is \"best\""},
     {factors, "factors is \"3\""}, {residual, "residual is \"cubic\""}, {lora, "lora is \"image,tail\""},
     {lora_half, "LoRA in every block"}, {optimizer, "optimizer is \"sgd\""}, {decay, "decay is \"slow\""},
-    {levels, "levels is \"even\""}, {lr, "lr is -1"}, {weight_decay, "weight_decay is 101"}, {clip, "clip is -1"},
+    {levels, "levels is \"even\""}, {lr, "lr is -1"}, {patch_lr, "patch_lr is -1"},
+    {patch_lr_prodigy, "prodigy finds one rate"}, {patch_lr_paper, "prodigy finds one rate"}, {weight_decay, "weight_decay is 101"}, {clip, "clip is -1"},
     {ema, "ema is 1"}, {loss_floor, "loss_floor is -1"}, {warmup, "warmup is -2"}, {steps, "steps is -2"},
     {minutes, "minutes is -3"}, {batch, "batch is -4"}, {accumulate, "accumulate is -1"}, {save_every, "save_every is -1"},
     {sample_every, "sample_every is -2"}, {trajectories, "trajectories is"}, {points, "points is -1"},
