@@ -2,7 +2,7 @@
 """How close adapters bring coarse steps to the base: held-out losses, and PSNR and SSIM of pictures at fixed schedules.
 
     python3 bench/adapter_worth.py --heldout tests/heldout/emoji.safetensors NAME=ADAPTER.safetensors [NAME=free ...]
-        [--ddit FILE] [--out FOLDER] [--prompts 50] [--schedules 2x50,1x10+2x30+1x10]
+        [--model FOLDER] [--ddit FILE] [--out FOLDER] [--prompts 50] [--schedules 2x50,1x10+2x30+1x10]
 
 Every prompt of prompts50.txt is drawn by the base and, with the same seed, by each adapter at each schedule (`+` stands for the
 comma inside a schedule, `region:TAU` for cell by cell with that threshold), all without anchors. `NAME=free` is the coarse
@@ -30,13 +30,13 @@ def arguments(adapter, schedule):
     return out + ["--patch", schedule.replace("+", ","), "--anchor", "0"]
 
 
-def heldout(program, adapter, file):
+def heldout(program, model, adapter, file):
     """Losses at factor 2, 4 and mixed."""
     if adapter == "free" or not file:
         return {}
     with safe_open(adapter, "np") as f:
         meta = f.metadata()
-    command = [program, "train", "-m", str(MODEL), "--steps", "0", "--eval", str(file), "--init", adapter, "--json", "-q"]
+    command = [program, "train", "-m", str(model), "--steps", "0", "--eval", str(file), "--init", adapter, "--json", "-q"]
     command += ["--rank", meta["rank"], "--residual", meta["residual"], "--prompts", str(ROOT / "bench" / "prompts50.txt")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -44,7 +44,7 @@ def heldout(program, adapter, file):
     return last_json(done.stdout)["heldout_last"]
 
 
-def draw(program, out, name, extra, prompts):
+def draw(program, model, out, name, extra, prompts):
     """Paths of the pictures and mean image tokens of a step."""
     folder = out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def draw(program, out, name, extra, prompts):
     for i, prompt in enumerate(prompts):
         trace = folder / f"{i:02}.json"
         if not trace.is_file():
-            picture = ["-m", str(MODEL), "-p", prompt, "-s", str(i), "--steps", str(STEPS)]
+            picture = ["-m", str(model), "-p", prompt, "-s", str(i), "--steps", str(STEPS)]
             run_ddit(program, [*picture, "-o", str(folder / f"{i:02}.png"), "--trace", str(trace), *extra])
         steps = json.loads(trace.read_text())["steps"]
         tokens.append(statistics.mean(s["tokens"]["image"] for s in steps))
@@ -63,6 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--heldout", type=Path)
+    parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--ddit")
     parser.add_argument("--out", type=Path, default=Path("/tmp/adapter-worth"))
     parser.add_argument("--prompts", type=int, default=50)
@@ -70,17 +71,18 @@ def main():
     args = parser.parse_args()
     program = ddit_program(args.ddit)
     prompts = (ROOT / "bench" / "prompts50.txt").read_text().splitlines()[: args.prompts]
-    base, _ = draw(program, args.out, "base", ["--patch", "off"], prompts)
+    base, _ = draw(program, args.model, args.out, "base", ["--patch", "off"], prompts)
     reference = [read_png(p) for p in base]
     print(f"# {machine()['cpu']}, {len(prompts)} prompts, {STEPS} steps")
     print("| adapter | held-out x2 | x4 | mixed | schedule | image tokens | PSNR | min | SSIM |\n|---|---|---|---|---|---|---|---|---|")
     for entry in args.adapters:
         name, adapter = entry.split("=", 1)
-        losses = heldout(program, adapter, args.heldout)
+        losses = heldout(program, args.model, adapter, args.heldout)
         for schedule in args.schedules.split(","):
             if adapter == "free" and schedule.startswith("region"):
                 continue
-            pictures, tokens = draw(program, args.out, f"{name} {schedule}", arguments(adapter, schedule), prompts)
+            extra = arguments(adapter, schedule)
+            pictures, tokens = draw(program, args.model, args.out, f"{name} {schedule}", extra, prompts)
             scores = [(psnr(a, read_png(p)), ssim(a, read_png(p))) for a, p in zip(reference, pictures)]
             p, s = zip(*scores)
             shown = [f"{losses[k]:.3f}" if losses.get(k) is not None else "" for k in ("x2", "x4", "mixed")]
