@@ -137,7 +137,4 @@ ddit_status dd_scheduler_config_read(dd_scheduler_config *out, const dd_allocato
  * DDIT_ERR_FORMAT, DDIT_ERR_UNSUPPORTED, DDIT_ERR_MISMATCH. */
 ddit_status dd_model_folder_read(dd_model_folder *out, const dd_allocator *a, const char *path, ddit_err *err);
 
-/* "folder/name", owned by the caller. */
-ddit_status dd_path_join(const dd_allocator *a, char **out, const char *folder, const char *name, ddit_err *err);
-
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/folder.h"
 #include "base/mapped_file.h"
 #include "format/config.h"
 #include "format/json_read.h"
@@ -119,13 +120,6 @@ ddit_status dd_model_index_parse(const char *text, size_t size, const char *labe
 }
 
 /* files */
-
-ddit_status dd_path_join(const dd_allocator *a, char **out, const char *folder, const char *name, ddit_err *err) {
-    size_t length = strlen(folder), size = length + strlen(name) + 2;
-    DD_TRY(dd_alloc_raw(a, out, size, 1, "a path", err));
-    snprintf(*out, size, "%s%s%s", folder, length && folder[length - 1] == '/' ? "" : "/", name);
-    return DDIT_OK;
-}
 
 typedef ddit_status parse_function(void *out, const char *text, size_t size, const char *label, ddit_err *err);
 

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "format/config.h"
+#include "base/folder.h"
 #include "format/json_read.h"
 
 enum { MAX_INDEX_BYTES = 100000000, MAX_SHARDS = 4096 };

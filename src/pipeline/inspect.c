@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/folder.h"
 #include "media/png.h"
 #include "pipeline/inspect.h"
 

@@ -1,6 +1,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/folder.h"
 #include "pipeline/pipeline.h"
 
 ddit_status dd_model_part_open(const ddit_model *model, const char *part, dd_weight_files **files, ddit_err *err) {

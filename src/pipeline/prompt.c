@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/folder.h"
 #include "pipeline/pipeline.h"
 #include "text/clip_encoder.h"
 #include "text/t5_encoder.h"

@@ -10,7 +10,7 @@
 
 #include "base/hash.h"
 #include "base/lock_file.h"
-#include "pipeline/picture_folder.h"
+#include "media/picture_folder.h"
 #include "pipeline/pipeline.h"
 #include "train/checkpoint.h"
 #include "train/loss_log.h"

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/counter_rng.h"
+#include "base/folder.h"
 #include "pipeline/train.h"
 #include "train/streams.h"
 

@@ -6,6 +6,7 @@
 
 #include "pipeline/inspect.h"
 #include "pipeline/train.h"
+#include "vae/flux_vae.h"
 #include "text/clip_encoder.h"
 #include "text/t5_encoder.h"
 

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/folder.h"
+#include "pipeline/picture_encode.h"
 #include "pipeline/train.h"
 
 ddit_status dd_train_pictures_read(dd_train_run *run, ddit_err *err) {

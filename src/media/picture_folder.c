@@ -1,4 +1,4 @@
-#include "pipeline/picture_folder.h"
+#include "media/picture_folder.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -9,8 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/folder.h"
 #include "base/mapped_file.h"
-#include "format/config.h"
 #include "media/picture.h"
 
 enum { MAX_CAPTION = 32000, MAX_LIST_BYTES = 1 << 30, STAMP_TAIL = 80 };
@@ -123,7 +123,8 @@ static ddit_status take_line(const listing *l, const char *line, size_t size, co
     json_error_t wrong;
     json_t *json = json_loadb(line, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &wrong);
     const json_t *text = json_object_get(json, "text");
-    const char *file = json_string_value(json_object_get(json, "file"));
+    const json_t *name = json_object_get(json, "file");
+    const char *file = json_string_value(name);
     ddit_status status = DDIT_OK;
     if (!json) {
         status = dd_fail(err, DDIT_ERR_FORMAT, "%s: is no JSON object: %s", where, wrong.text);
@@ -131,7 +132,8 @@ static ddit_status take_line(const listing *l, const char *line, size_t size, co
         status = dd_fail(err, DDIT_ERR_FORMAT, "%s: expected an object {\"file\": NAME, \"text\": CAPTION} with two strings",
                          where);
     } else {
-        char *const *found = bsearch(&file, l->names, l->count, sizeof *l->names, by_name);
+        bool whole = strlen(file) == json_string_length(name); /* no NUL in it */
+        char *const *found = !whole ? NULL : bsearch(&file, l->names, l->count, sizeof *l->names, by_name);
         size_t i = found ? (size_t)(found - l->names) : 0;
         if (!found)
             status = dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: names the picture %.200s, which is not in the folder", where, file);
@@ -219,30 +221,4 @@ void dd_picture_folder_deinit(dd_picture_folder *f) {
     }
     if (f->allocator) dd_free(f->allocator, f->entries);
     *f = (dd_picture_folder){0};
-}
-
-/* ---------------------------------------------------------------------------------------------- latents */
-
-static void mirror(dd_picture *p) {
-    for (int y = 0; y < p->height; y++) {
-        uint8_t *row = p->rgb + (size_t)y * (size_t)p->width * 3;
-        for (int x = 0; x < p->width / 2; x++) {
-            uint8_t *left = row + 3 * x, *right = row + 3 * (p->width - 1 - x), pixel[3];
-            memcpy(pixel, left, 3);
-            memcpy(left, right, 3);
-            memcpy(right, pixel, 3);
-        }
-    }
-}
-
-ddit_status dd_picture_encode(dd_flux_vae_encoder *encoder, const dd_allocator *a, const char *path, int width, int height,
-                              bool mirrored, float *latent, ddit_err *err) {
-    dd_picture read, sized;
-    DD_TRY(dd_picture_read(&read, a, path, err));
-    ddit_status status = dd_picture_resize(&sized, a, &read, width, height, err);
-    dd_picture_deinit(&read);
-    if (status == DDIT_OK && mirrored) mirror(&sized);
-    if (status == DDIT_OK) status = dd_flux_vae_encode(encoder, sized.rgb, height, width, latent, err);
-    dd_picture_deinit(&sized);
-    return status;
 }

@@ -1,13 +1,13 @@
-/* A folder of pictures with captions, and their way to latents.
+/* A folder of pictures with captions.
  *
  * Every file of the folder that is named like a picture (media/picture.h; hidden ones and subfolders are passed over) needs a
  * caption: a line {"file": NAME, "text": CAPTION} of captions.jsonl in the folder, else NAME.txt beside it (its lines joined by
  * spaces).
  */
-#ifndef DD_PIPELINE_PICTURE_FOLDER_H
-#define DD_PIPELINE_PICTURE_FOLDER_H
+#ifndef DD_MEDIA_PICTURE_FOLDER_H
+#define DD_MEDIA_PICTURE_FOLDER_H
 
-#include "vae/flux_vae.h"
+#include "base/alloc.h"
 
 typedef struct dd_picture_entry {
     char *path;    /* owned: FOLDER/NAME */
@@ -27,10 +27,5 @@ typedef struct dd_picture_folder {
  * or one a second time), DDIT_ERR_NO_MEMORY. *f is zeroed on failure. */
 ddit_status dd_picture_folder_read(dd_picture_folder *f, const dd_allocator *a, const char *folder, ddit_err *err);
 void dd_picture_folder_deinit(dd_picture_folder *f); /* a zeroed one is accepted */
-
-/* Reads a picture, brings it to width x height (media/picture.h), mirrors it if asked, encodes it: latent [C, h, w] F32, host
- * memory, model units. Errors: those of reading, naming the picture; of the encoder. */
-ddit_status dd_picture_encode(dd_flux_vae_encoder *encoder, const dd_allocator *a, const char *path, int width, int height,
-                              bool mirrored, float *latent, ddit_err *err);
 
 #endif

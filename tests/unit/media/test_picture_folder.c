@@ -1,10 +1,9 @@
-#include "pipeline/picture_folder.h"
+#include "media/picture_folder.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
 #include "harness.h"
 
 enum { PATH_SIZE = 512 };
@@ -104,6 +103,8 @@ static void says_what_is_wrong(dd_test *t) {
     REFUSED(DDIT_ERR_FORMAT, "captions.jsonl:1: expected an object");
     put_text(folder, "captions.jsonl", "{\"file\": \"b.png\", \"text\": \"x\"}");
     REFUSED(DDIT_ERR_NOT_FOUND, "captions.jsonl:1: names the picture b.png, which is not in the folder");
+    put_text(folder, "captions.jsonl", "{\"file\": \"a.png\\u0000.png\", \"text\": \"red apple\"}\n");
+    REFUSED(DDIT_ERR_NOT_FOUND, "captions.jsonl:1: names the picture a.png, which is not in the folder");
     put_text(folder, "captions.jsonl", "{\"file\": \"a.png\", \"text\": \"x\"}\n{\"file\": \"a.png\", \"text\": \"y\"}");
     REFUSED(DDIT_ERR_FORMAT, "captions.jsonl:2: gives a.png a second caption");
     put_text(folder, "captions.jsonl", "{\"file\": \"a.png\", \"text\": \"x\\u0000y\"}\n");
@@ -116,34 +117,10 @@ static void says_what_is_wrong(dd_test *t) {
     free(large);
 }
 
-/* From file to latent, mirrored or not; a picture that cannot be read is named. */
-static void encodes(dd_test *t) {
-    dd_backend *b;
-    dd_weight_files *files;
-    dd_vae_config config;
-    dd_flux_vae_encoder *e;
-    float plain[5 * 4 * 6], mirrored[5 * 4 * 6];
-    DD_NEED_OK(t, dd_backend_open(&b, "ref", DD_PRECISION_F32, 1, &dd_allocator_libc, &t->err));
-    DD_NEED_OK(t, dd_vae_config_read(&config, &dd_allocator_libc, "tests/golden/vae/vae/config.json", &t->err));
-    DD_NEED_OK(t, dd_weight_files_open(&files, &dd_allocator_libc, "tests/golden/vae/vae", &t->err));
-    DD_NEED_OK(t, dd_flux_vae_encoder_open(&e, b, files, &config, &t->err));
-    const char *picture = "tests/golden/picture/rgb.png";
-    DD_OK(t, dd_picture_encode(e, &dd_allocator_libc, picture, 24, 16, false, plain, &t->err));
-    DD_OK(t, dd_picture_encode(e, &dd_allocator_libc, picture, 24, 16, true, mirrored, &t->err));
-    DD_CHECK(t, isfinite(plain[0]) && isfinite(mirrored[0]) && dd_test_rel_l2(plain, mirrored, 120) > 0.01);
-    DD_FAILS(t, dd_picture_encode(e, &dd_allocator_libc, "README.md", 24, 16, false, plain, &t->err), DDIT_ERR_FORMAT,
-             "README.md");
-    DD_FAILS(t, dd_picture_encode(e, &dd_allocator_libc, picture, 23, 16, false, plain, &t->err), DDIT_ERR_ARGUMENT, "23 x 16");
-    dd_flux_vae_encoder_close(e);
-    dd_weight_files_close(files);
-    dd_backend_close(b);
-}
-
 int main(int argc, char **argv) {
     static const dd_test_case cases[] = {
         {"reads captions", reads_captions},
         {"says what is wrong", says_what_is_wrong},
-        {"encodes", encodes},
     };
     return dd_test_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
