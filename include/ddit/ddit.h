@@ -229,7 +229,7 @@ typedef struct ddit_train_params {
     const char *prompts;    /* text file, a prompt a line: latents of the base's own trajectories, no pictures needed */
     const char *data;       /* folder of pictures with captions: NAME.txt beside each, or captions.jsonl ({"file","text"}) */
     const char *cache;      /* where trajectories or encoded pictures are kept; NULL: the run's folder */
-    int trajectories;       /* drawn from the base; 0: 2048 */
+    int trajectories;       /* drawn from the base; 0: 3250 */
     int points;             /* noise levels of each trajectory; 0: 8 */
     int width, height;      /* pixels; 0: the model's default */
     /* adapter */
@@ -237,7 +237,7 @@ typedef struct ddit_train_params {
     int rank;               /* of LoRA; -1: 32 */
     const char *residual;   /* "none", "linear", "hf", "linear+hf"; NULL: "hf" */
     const char *lora;       /* layers with LoRA, any of "image,text,mlp,out" ("all", "none"); NULL: all */
-    double mixed;           /* share of samples with mixed layouts, 0..1; NaN: 0.2 */
+    double mixed;           /* share of samples with mixed layouts, 0..1; NaN: 0.1 */
     const char *init;       /* an adapter to start from instead of the untrained start; shapes must agree */
     /* optimisation */
     int64_t steps;          /* 0: 26,000 samples, or as many as `minutes` allow; -1: measure only, see ddit_train */

@@ -36,7 +36,7 @@ static const option_row rows[] = {
      .help = "pictures with captions: NAME.txt beside each, or captions.jsonl"},
     {0, "cache", NULL, "FOLDER", OPTION_TEXT, AT(cache),
      .help = "where trajectories or encoded pictures are kept for this and\nlater trainings (ADAPTER.run)"},
-    {0, "trajectories", NULL, "N", OPTION_COUNT, AT(trajectories), 1, MANY, .help = "runs that the base draws (2048)"},
+    {0, "trajectories", NULL, "N", OPTION_COUNT, AT(trajectories), 1, MANY, .help = "runs that the base draws (3250)"},
     {0, "points", NULL, "N", OPTION_COUNT, AT(points), 1, 1000, .help = "noise levels of each run (8)"},
     {'W', "width", NULL, "N", OPTION_COUNT, AT(size[0]), SIDE, .help = "pixels, a multiple of 16 (the model's default)"},
     {'H', "height", NULL, "N", OPTION_COUNT, AT(size[1]), SIDE, .help = "pixels, a multiple of 16 (the model's default)"},
@@ -58,7 +58,7 @@ static const option_row rows[] = {
     {0, "residual", NULL, "KIND", OPTION_CHOICE, AT(residual), .choices = "none|linear|hf|linear+hf",
      .help = "what is added behind the de-embedding: none, linear, hf or\nlinear+hf (hf)"},
     {0, "mixed", NULL, "P", OPTION_NUMBER, AT(mixed), 0, 1,
-     .help = "share of samples whose layout mixes patch sizes, as `--patch\nregion` does (0.2)"},
+     .help = "share of samples whose layout mixes patch sizes, as `--patch\nregion` does (0.1)"},
 
     OPTIONS_HEADING("How long"),
     {0, "steps", NULL, "N", OPTION_COUNT, AT(steps), 0, MANY,

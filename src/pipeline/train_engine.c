@@ -109,7 +109,7 @@ dd_trainer_params dd_train_trainer_params(const dd_train_run *run) {
                            .grid = dd_train_grid(s, run->model)};
     memcpy(p.factor, s->options.factor, sizeof p.factor);
     /* Policies take factor 2 in most of the steps that they coarsen, and more hangs on it. */
-    static const double weight[DD_FACTOR_COUNT] = {0, 5, 3};
+    static const double weight[DD_FACTOR_COUNT] = {0, 8, 3};
     double sum = weight[1] * p.factor[1] + weight[2] * p.factor[2];
     if (s->all) p.share[DD_LAYOUT_X1] = 1;
     else {

@@ -9,9 +9,9 @@
 #include "pipeline/train.h"
 
 enum {
-    DEFAULT_TRAJECTORIES = 2048,
-    DEFAULT_POINTS = 8,
     DEFAULT_SAMPLES = 26000,
+    DEFAULT_POINTS = 8,
+    DEFAULT_TRAJECTORIES = DEFAULT_SAMPLES / DEFAULT_POINTS, /* no sample comes twice */
     DEFAULT_BATCH = 4, /* samples run one by one, so that many small steps cost no more than few large ones */
     ALL_BATCH = 16,
     PAPER_BATCH = 32,
@@ -103,7 +103,7 @@ static ddit_status resolve_adapter(dd_train_settings *s, const ddit_train_params
     if (s->options.rank == 0) s->options.lora_targets = 0;
     if (s->options.lora_targets == 0) s->options.rank = 0;
     s->options.alpha = (float)s->options.rank;
-    s->mixed = given(p->mixed, is_paper(p) ? 0 : 0.2);
+    s->mixed = given(p->mixed, is_paper(p) ? 0 : 0.1);
     return in_range("mixed", s->mixed, 0, 1, err);
 }
 
