@@ -37,7 +37,7 @@ def load_average():
 
 def ddit_program(given=None):
     """--ddit, $DDIT, or the program of the usual build folder."""
-    candidates = [given, os.environ.get("DDIT")] + [ROOT / "build" / p for p in ("ddit", "programs/ddit/ddit", "bin/ddit")]
+    candidates = [given, os.environ.get("DDIT"), ROOT / "build" / "release" / "ddit"]
     for path in candidates:
         if path and Path(path).is_file():
             return str(path)

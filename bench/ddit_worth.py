@@ -9,11 +9,12 @@ to the pictures of the base, per setting.
 One process per picture (`ddit generate --json`, denoising seconds from phases.denoise). For every prompt all settings run one
 after another beside the base, so that other load falls on all of them; the speed-up is the median over the prompts of base
 seconds / setting's seconds of the same prompt. A second pass runs the base with the numbers of steps that cost the same time as
-the settings named in BARS. Results are kept in OUT/results.json: a broken-off run is taken up again, and --table prints
-what there is. PSNR, SSIM: see quality.py. Shares are of the latent's area, averaged over steps and prompts.
+the settings named in BARS. Results are kept in OUT/results.json: a broken-off run of the same program, model and threads is
+taken up again, one of others is begun anew, and --table prints what there is. PSNR, SSIM: see quality.py. Shares are of the latent's area, averaged over steps and prompts.
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import statistics
@@ -64,13 +65,27 @@ def slug(name):
     return "".join(c if c.isalnum() or c in ".," else "-" for c in name).strip("-")
 
 
+def source_of(args):
+    """What the results depend on beside the settings: threads, and a digest of the program and the model's files."""
+    files = [Path(args.program), *sorted(f for f in Path(args.model).rglob("*") if f.is_file())]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return {"threads": args.threads, "digest": digest.hexdigest()}
+
+
 class Runs:
     """Pictures and figures of every setting and prompt, kept on disk after each prompt."""
 
     def __init__(self, args, prompts):
         self.args, self.prompts, self.file = args, prompts, args.out / "results.json"
         args.out.mkdir(parents=True, exist_ok=True)
-        self.results = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.source = kept.get("source") if args.table else source_of(args)
+        if kept and kept.get("source") != self.source:
+            print(f"{self.file} is of another program, model or number of threads: begun anew", file=sys.stderr)
+            kept = {}
+        self.results = kept.get("results", {})
 
     def picture(self, name, i):
         return self.args.out / slug(name) / f"{i:02}.png"
@@ -113,7 +128,7 @@ class Runs:
         }
 
     def save(self):
-        self.file.write_text(json.dumps(self.results))
+        self.file.write_text(json.dumps({"source": self.source, "results": self.results}))
 
     def pass_over(self, chosen, text, steps=None):
         """All settings for the first prompt, then for the second ...: steps = {name: number of steps}."""
@@ -124,7 +139,7 @@ class Runs:
             print(f"{text}: prompt {i + 1} of {len(self.prompts)}", file=sys.stderr)
 
     def summary(self, name):
-        base, record = self.results["base"], self.results.get(name, {})
+        base, record = self.results.get("base", {}), self.results.get(name, {})
         keys = [str(i) for i in range(len(self.prompts)) if str(i) in record and str(i) in base]
         if not keys:
             return None
@@ -184,9 +199,10 @@ def main():
     parser.add_argument("--table", action="store_true", help="print what was measured, run nothing")
     args = parser.parse_args()
     prompts = (Path(__file__).parent / "prompts50.txt").read_text().splitlines()[: args.prompts]
-    runs = Runs(args, prompts)
     if not args.table:
         args.program = ddit_program(args.ddit)
+    runs = Runs(args, prompts)
+    if not args.table:
         chosen = settings(args.extra)
         if args.only:
             chosen = {n: a for n, a in chosen.items() if n == "base" or any(text in n for text in args.only)}
