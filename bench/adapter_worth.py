@@ -2,12 +2,12 @@
 """How close adapters bring coarse steps to the base: held-out losses, and PSNR and SSIM of pictures at fixed schedules.
 
     python3 bench/adapter_worth.py --heldout tests/heldout/emoji.safetensors NAME=ADAPTER.safetensors [NAME=free ...]
-        [--model FOLDER] [--ddit FILE] [--out FOLDER] [--prompts 50] [--schedules 2x50,1x10+2x30+1x10]
+        [--model FOLDER] [--ddit FILE] [--out FOLDER] [--prompts 50] [--schedules 2x50,1x10+2x30+1x10] [--guidance G]
 
 Every prompt of prompts50.txt is drawn by the base and, with the same seed, by each adapter at each schedule (`+` stands for the
 comma inside a schedule, `region:TAU` for cell by cell with that threshold), all without anchors. `NAME=free` is the coarse
-step without adapter. Held-out losses are those of `ddit train --steps 0 --init`, unweighted means. Pictures that are there
-are not drawn again.
+step without adapter. Held-out losses are those of `ddit train --steps 0 --init`, unweighted means. Pictures
+that the same program drew with the same model and adapter are not drawn again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench_common import MODEL, ROOT, ddit_program, last_json, machine, psnr, read_png, run_ddit, ssim
+from bench_common import MODEL, ROOT, ddit_program, digest_of, last_json, machine, psnr, read_png, run_ddit, ssim
 from safetensors import safe_open
 
 STEPS = 50
@@ -44,15 +44,18 @@ def heldout(program, model, adapter, file):
     return last_json(done.stdout)["heldout_last"]
 
 
-def draw(program, model, out, name, extra, prompts):
+def draw(program, args, name, adapter, extra, prompts):
     """Paths of the pictures and mean image tokens of a step."""
-    folder = out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+    source = digest_of([program, args.model] + ([] if adapter in (None, "free") else [adapter]))[:12]
+    name = f"{source} {name} {args.guidance or ''}".strip()
+    folder = args.out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+    extra = extra + (["--guidance", str(args.guidance)] if args.guidance else [])
     folder.mkdir(parents=True, exist_ok=True)
     tokens = []
     for i, prompt in enumerate(prompts):
         trace = folder / f"{i:02}.json"
         if not trace.is_file():
-            picture = ["-m", str(model), "-p", prompt, "-s", str(i), "--steps", str(STEPS)]
+            picture = ["-m", str(args.model), "-p", prompt, "-s", str(i), "--steps", str(STEPS)]
             run_ddit(program, [*picture, "-o", str(folder / f"{i:02}.png"), "--trace", str(trace), *extra])
         steps = json.loads(trace.read_text())["steps"]
         tokens.append(statistics.mean(s["tokens"]["image"] for s in steps))
@@ -67,11 +70,12 @@ def main():
     parser.add_argument("--ddit")
     parser.add_argument("--out", type=Path, default=Path("/tmp/adapter-worth"))
     parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--guidance", type=float, help="of the pictures; the model's")
     parser.add_argument("--schedules", default="2x50,1x10+2x30+1x10")
     args = parser.parse_args()
     program = ddit_program(args.ddit)
     prompts = (ROOT / "bench" / "prompts50.txt").read_text().splitlines()[: args.prompts]
-    base, _ = draw(program, args.model, args.out, "base", ["--patch", "off"], prompts)
+    base, _ = draw(program, args, "base", None, ["--patch", "off"], prompts)
     reference = [read_png(p) for p in base]
     print(f"# {machine()['cpu']}, {len(prompts)} prompts, {STEPS} steps")
     print("| adapter | held-out x2 | x4 | mixed | schedule | image tokens | PSNR | min | SSIM |\n|---|---|---|---|---|---|---|---|---|")
@@ -82,7 +86,7 @@ def main():
             if adapter == "free" and schedule.startswith("region"):
                 continue
             extra = arguments(adapter, schedule)
-            pictures, tokens = draw(program, args.model, args.out, f"{name} {schedule}", extra, prompts)
+            pictures, tokens = draw(program, args, f"{name} {schedule}", adapter, extra, prompts)
             scores = [(psnr(a, read_png(p)), ssim(a, read_png(p))) for a, p in zip(reference, pictures)]
             p, s = zip(*scores)
             shown = [f"{losses[k]:.3f}" if losses.get(k) is not None else "" for k in ("x2", "x4", "mixed")]

@@ -1,5 +1,6 @@
 """What the benchmark scripts share: the processor's description, running ddit, reading pictures, PSNR and SSIM."""
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,15 @@ def machine():
 
 def load_average():
     return [round(x, 2) for x in os.getloadavg()]
+
+
+def digest_of(paths):
+    """A digest of the files, and of all files of the folders, so that kept results are only used for what they are of."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def ddit_program(given=None):

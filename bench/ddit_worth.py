@@ -10,18 +10,18 @@ One process per picture (`ddit generate --json`, denoising seconds from phases.d
 after another beside the base, so that other load falls on all of them; the speed-up is the median over the prompts of base
 seconds / setting's seconds of the same prompt. A second pass runs the base with the numbers of steps that cost the same time as
 the settings named in BARS. Results are kept in OUT/results.json: a broken-off run of the same program, model and threads is
-taken up again, one of others is begun anew, and --table prints what there is. PSNR, SSIM: see quality.py. Shares are of the latent's area, averaged over steps and prompts.
+taken up again, one of others is begun anew, and --table prints what there is. PSNR, SSIM: see quality.py. Shares are of
+the latent's area, averaged over steps and prompts.
 """
 
 import argparse
-import hashlib
 import json
 import shlex
 import statistics
 import sys
 from pathlib import Path
 
-from bench_common import MODEL, ddit_program, figure, load_average, machine, psnr, read_png, run_ddit, ssim
+from bench_common import MODEL, ddit_program, digest_of, figure, load_average, machine, psnr, read_png, run_ddit, ssim
 
 STEPS = 50
 TAUS = {1: (0.016, 0.02, 0.025, 0.03, 0.04), 2: (0.0005, 0.001, 0.003, 0.006, 0.012), 3: (0.001, 0.003, 0.005, 0.01, 0.02)}
@@ -65,15 +65,6 @@ def slug(name):
     return "".join(c if c.isalnum() or c in ".," else "-" for c in name).strip("-")
 
 
-def source_of(args):
-    """What the results depend on beside the settings: threads, and a digest of the program and the model's files."""
-    files = [Path(args.program), *sorted(f for f in Path(args.model).rglob("*") if f.is_file())]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return {"threads": args.threads, "digest": digest.hexdigest()}
-
-
 class Runs:
     """Pictures and figures of every setting and prompt, kept on disk after each prompt."""
 
@@ -81,10 +72,11 @@ class Runs:
         self.args, self.prompts, self.file = args, prompts, args.out / "results.json"
         args.out.mkdir(parents=True, exist_ok=True)
         kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        self.source = kept.get("source") if args.table else source_of(args)
-        if kept and kept.get("source") != self.source:
+        source = kept.get("source") if args.table else {"threads": args.threads, "digest": digest_of([args.program, args.model])}
+        if kept and kept.get("source") != source:
             print(f"{self.file} is of another program, model or number of threads: begun anew", file=sys.stderr)
             kept = {}
+        self.source = source
         self.results = kept.get("results", {})
 
     def picture(self, name, i):
