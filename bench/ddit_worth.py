@@ -72,7 +72,9 @@ class Runs:
         self.args, self.prompts, self.file = args, prompts, args.out / "results.json"
         args.out.mkdir(parents=True, exist_ok=True)
         kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        source = kept.get("source") if args.table else {"threads": args.threads, "digest": digest_of([args.program, args.model])}
+        source = kept.get("source")
+        if not args.table:
+            source = {"threads": args.threads, "digest": digest_of([args.program, args.model])}
         if kept and kept.get("source") != source:
             print(f"{self.file} is of another program, model or number of threads: begun anew", file=sys.stderr)
             kept = {}
