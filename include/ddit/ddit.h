@@ -207,7 +207,8 @@ DDIT_API ddit_status ddit_bench(char **json, ddit_context *context, const ddit_b
 
 /* What is known during training; passed to the progress callback. */
 typedef struct ddit_train_progress {
-    const char *phase;       /* "plan" (once, first), "encode", "data", "train", "sample", "save", "evaluate" */
+    const char *phase;       /* "plan" (once, first), "encode", "data", "trial" (with minutes), "train", "sample", "save",
+                              * "evaluate" */
     int64_t step, steps;     /* train: finished steps 1..steps; data: trajectories or pictures done, and all */
     double loss[4];          /* train: of this step at factor 1, 2, 4 and mixed layouts; NaN: none. evaluate: held-out losses */
     double lr, gradient_norm;

@@ -52,6 +52,17 @@ done:
     return status;
 }
 
+/* Until its folder is on the disk too, a power cut may bring the old file back. Some file systems cannot: no error. */
+static void sync_folder(const dd_out_file *file) {
+    char *path = file->temp_path; /* no longer needed */
+    char *slash = strrchr(path, '/');
+    if (slash) slash[slash == path] = '\0';
+    int folder = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return;
+    fsync(folder);
+    close(folder);
+}
+
 ddit_status dd_out_file_commit(dd_out_file *file, ddit_err *err) {
     errno = 0;
     bool good = !ferror(file->stream);
@@ -67,7 +78,7 @@ ddit_status dd_out_file_commit(dd_out_file *file, ddit_err *err) {
     if (!good) {
         unlink(file->temp_path);
         status = dd_fail(err, DDIT_ERR_WRITE, "%s: cannot be written: %s", file->path, strerror(reason ? reason : EIO));
-    }
+    } else sync_folder(file);
     forget(file);
     return status;
 }

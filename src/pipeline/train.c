@@ -14,6 +14,7 @@
 
 enum {
     TRIAL_STEPS = 10,      /* at most, to measure how long a step takes */
+    TRIAL_TOTAL = 1000,    /* so many steps they are told to be of */
     SETTINGS_MAX = 1 << 16
 };
 #define TRIAL_SHARE 0.05 /* of the time given, at most (but one step) */
@@ -31,6 +32,25 @@ void dd_train_tell(dd_train_run *run, const ddit_train_progress *progress) {
 
 ddit_status dd_train_share_stop(dd_train_run *run, ddit_err *err) {
     return dd_comm_broadcast(run->comm, &run->stop, sizeof run->stop, err);
+}
+
+int dd_train_tell_made(dd_train_run *run, double begin, int made, int missing) {
+    ddit_train_progress p = dd_train_progress("data");
+    p.step = made;
+    p.steps = missing;
+    p.seconds_left = (dd_seconds() - begin) / made * (missing - made);
+    dd_train_tell(run, &p);
+    return run->stop;
+}
+
+ddit_status dd_train_agree_made(dd_train_run *run, ddit_status status, int (*missing)(void *of), void *of, const char *what,
+                                ddit_err *err) {
+    DD_TRY(dd_comm_agree(run->comm, status, err));
+    int unseen = missing(of);
+    if (unseen)
+        status = dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d %s that other ranks made cannot be seen: give a cache that all ranks "
+                         "share", run->s.cache, unseen, what);
+    return dd_comm_agree(run->comm, status, err);
 }
 
 ddit_status dd_train_path(const dd_train_run *run, char **path, const char *name, ddit_err *err) {
@@ -61,6 +81,17 @@ static ddit_status open_policy(dd_train_run *run, ddit_err *err) {
     return DDIT_OK;
 }
 
+/* Of names and values. */
+static uint64_t hash_of(const dd_safetensors *file) {
+    uint64_t hash = DD_HASH_BEGIN;
+    for (size_t i = 0; i < dd_safetensors_count(file); i++) {
+        const dd_tensor_entry *e = dd_safetensors_at(file, i);
+        hash = dd_hash(hash, e->name, strlen(e->name) + 1);
+        hash = dd_hash(hash, e->data, e->bytes);
+    }
+    return hash;
+}
+
 /* The adapter to start from must be one, fit the model, and hold what is to be trained. */
 static ddit_status open_init(dd_train_run *run, ddit_err *err) {
     const char *path = run->s.init;
@@ -74,9 +105,13 @@ static ddit_status open_init(dd_train_run *run, ddit_err *err) {
                          "of this training: give the same rank and residual", path, adapter.rank,
                          adapter.residual_linear ? "a" : "no", adapter.residual_hf ? "a" : "no");
     if (status == DDIT_OK && adapter.rank > 0) run->s.options.alpha = adapter.alpha;
-    if (status == DDIT_OK) run->init = adapter.file; /* owned from here on */
-    else dd_adapter_close(&adapter);
-    return status;
+    if (status != DDIT_OK) {
+        dd_adapter_close(&adapter);
+        return status;
+    }
+    run->init = adapter.file; /* owned from here on */
+    run->init_hash = hash_of(run->init);
+    return DDIT_OK;
 }
 
 /* ---------------------------------------------------------------------------------------------- the run's folder */
@@ -179,7 +214,15 @@ static ddit_status start_optimizer(dd_train_run *run, ddit_err *err) {
     return status;
 }
 
-/* Tries a few steps, whose effect is thrown away, and works out how many the time given holds. */
+static void tell_trial(dd_train_run *run, int64_t tried) {
+    ddit_train_progress p = dd_train_progress("trial");
+    p.step = tried;
+    p.steps = TRIAL_STEPS;
+    dd_train_tell(run, &p);
+}
+
+/* Tries a few steps, whose effect is thrown away, and works out how many the time given holds. All ranks call it, and all end
+ * alike. */
 static ddit_status find_steps(dd_train_run *run, ddit_err *err) {
     double begin = dd_seconds(), time = run->s.minutes * 60, elapsed = 0;
     int64_t steps = steps_found(run), tried = 0;
@@ -188,13 +231,14 @@ static ddit_status find_steps(dd_train_run *run, ddit_err *err) {
         dd_train_settings_fix_steps(&run->s, steps);
         return DDIT_OK;
     }
-    dd_train_settings_fix_steps(&run->s, 1000);
-    DD_TRY(start_optimizer(run, err));
     bool more = true;
     while (more) {
         dd_trainer_report report;
         DD_TRY(dd_trainer_step(run->trainer, &report, err));
         elapsed = dd_seconds() - begin;
+        tell_trial(run, tried + 1);
+        DD_TRY(dd_train_share_stop(run, err));
+        if (run->stop) return dd_fail(err, DDIT_ERR_CANCELLED, "cancelled before the first step");
         more = ++tried < TRIAL_STEPS && elapsed < TRIAL_SHARE * time;
         DD_TRY(dd_comm_broadcast(run->comm, &more, sizeof more, err));
     }
@@ -216,6 +260,11 @@ static ddit_status check_init_tensors(const dd_train_run *run, const dd_param_li
     return DDIT_OK;
 }
 
+static void free_start(dd_train_run *run) {
+    dd_free(run->a, run->start);
+    run->start = NULL;
+}
+
 static ddit_status start_values(dd_train_run *run, ddit_err *err) {
     const dd_param_list *list = dd_flux_trainee_params(run->student.trainee);
     if (run->init) DD_TRY(check_init_tensors(run, list, err));
@@ -226,7 +275,6 @@ static ddit_status start_values(dd_train_run *run, ddit_err *err) {
 
 static ddit_status load_checkpoint(dd_train_run *run, ddit_err *err) {
     char *path;
-    if (!run->s.resume) return DDIT_OK;
     DD_TRY(dd_checkpoint_newest(run->a, run->s.folder, &path, err));
     ddit_status status = DDIT_OK;
     if (path) status = dd_checkpoint_load(run->a, path, &run->optimizer, &run->seconds, run->settings, err);
@@ -234,26 +282,64 @@ static ddit_status load_checkpoint(dd_train_run *run, ddit_err *err) {
     return status;
 }
 
-/* Where the training begins: values, optimizer, log; or where an earlier part of it ended. */
-static ddit_status begin(dd_train_run *run, ddit_err *err) {
-    bool fixed = run->s.steps > 0;
-    DD_TRY(start_values(run, err));
-    if (fixed) DD_TRY(start_optimizer(run, err));
-    else {
-        DD_TRY(dd_train_trainer_open(run, err));
-        DD_TRY(find_steps(run, err));
-        DD_TRY(start_optimizer(run, err));
-    }
-    dd_free(run->a, run->start);
-    run->start = NULL;
-    if (fixed) DD_TRY(dd_train_trainer_open(run, err));
-    if (run->s.measure_only) return DDIT_OK;
-    dd_train_settings_text(run);
-    DD_TRY(load_checkpoint(run, err));
+/* The state that rank 0 went on from, to all: the others need not see the run's folder. */
+static ddit_status share_state(dd_train_run *run, ddit_err *err) {
+    dd_optimizer *o = &run->optimizer;
+    float *const vectors[] = {o->values, o->m, o->v, o->ema, o->s, o->start};
+    double scalars[] = {run->seconds, o->d, o->d_max, o->d_numerator};
+    DD_TRY(dd_comm_broadcast(run->comm, &o->step, sizeof o->step, err));
+    DD_TRY(dd_comm_broadcast(run->comm, scalars, sizeof scalars, err));
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        if (vectors[i]) DD_TRY(dd_comm_broadcast(run->comm, vectors[i], (size_t)o->count * sizeof(float), err));
+    run->seconds = scalars[0];
+    o->d = scalars[1];
+    o->d_max = scalars[2];
+    o->d_numerator = scalars[3];
+    return DDIT_OK;
+}
+
+static ddit_status resume(dd_train_run *run, ddit_err *err) {
+    if (!run->s.resume) return DDIT_OK;
+    DD_TRY(dd_comm_agree(run->comm, run->rank == 0 ? load_checkpoint(run, err) : DDIT_OK, err));
+    return share_state(run, err);
+}
+
+static ddit_status open_logs(dd_train_run *run, ddit_err *err) {
     if (run->rank > 0) return DDIT_OK;
     DD_TRY(write_settings(run, err));
     run->logging = true;
     return dd_loss_log_open(&run->log, run->a, run->s.folder, run->optimizer.step, err);
+}
+
+/* Values, optimizer, trainer. The number of steps may still be unknown; then a few are tried with what is made here. */
+static ddit_status open_training(dd_train_run *run, ddit_err *err) {
+    bool fixed = run->s.steps > 0;
+    if (!fixed) dd_train_settings_fix_steps(&run->s, TRIAL_TOTAL);
+    DD_TRY(start_values(run, err));
+    DD_TRY(start_optimizer(run, err));
+    if (fixed) free_start(run);
+    return dd_train_trainer_open(run, err);
+}
+
+static ddit_status restart_optimizer(dd_train_run *run, ddit_err *err) {
+    DD_TRY(start_optimizer(run, err));
+    free_start(run);
+    return DDIT_OK;
+}
+
+/* Where the training begins: values, optimizer, log; or where an earlier part of it ended. All ranks call it, and all end
+ * alike. */
+static ddit_status begin(dd_train_run *run, ddit_err *err) {
+    bool fixed = run->s.steps > 0;
+    DD_TRY(dd_comm_agree(run->comm, open_training(run, err), err));
+    if (!fixed) {
+        DD_TRY(find_steps(run, err));
+        DD_TRY(dd_comm_agree(run->comm, restart_optimizer(run, err), err));
+    }
+    if (run->s.measure_only) return DDIT_OK;
+    dd_train_settings_text(run);
+    DD_TRY(resume(run, err));
+    return dd_comm_agree(run->comm, open_logs(run, err), err);
 }
 
 static ddit_status finish(dd_train_run *run, ddit_err *err) {
@@ -265,7 +351,7 @@ static ddit_status finish(dd_train_run *run, ddit_err *err) {
 }
 
 static ddit_status train(dd_train_run *run, ddit_err *err) {
-    DD_TRY(dd_comm_agree(run->comm, begin(run, err), err));
+    DD_TRY(begin(run, err));
     if (run->s.measure_only)
         return dd_train_evaluate(run, dd_optimizer_average(&run->optimizer), true, run->eval_last, err);
     DD_TRY(dd_train_loop(run, err));
@@ -294,8 +380,9 @@ static ddit_status prepare(dd_train_run *run, const char *folder, ddit_err *err)
 static ddit_status do_all(dd_train_run *run, const char *folder, ddit_err *err) {
     DD_TRY(dd_comm_agree(run->comm, prepare(run, folder, err), err));
     DD_TRY(dd_comm_agree(run->comm, dd_train_data_encode(run, err), err));
+    if (run->s.data && !run->s.measure_only) DD_TRY(dd_train_pictures_make(run, err));
     DD_TRY(dd_comm_agree(run->comm, dd_train_engines_open(run, err), err));
-    DD_TRY(dd_comm_agree(run->comm, dd_train_data_make(run, err), err));
+    DD_TRY(dd_train_data_make(run, err));
     return train(run, err);
 }
 

@@ -106,12 +106,18 @@ const dd_train_source *dd_heldout_source(const dd_heldout *h);
 
 /* ---------------------------------------------------------------------------------------------- data */
 
-/* Where samples come from: the base's trajectories, or pictures. It stands before the source of either and says what is left
- * to say of a sample. */
-typedef struct dd_train_data {
+/* Trajectories for guidance distillation: they were drawn with an input of 1, since the base does not know others yet; this
+ * source stands before theirs and draws the guidance that is to be learnt. */
+typedef struct dd_train_guided {
     dd_train_source source;        /* first: the source is the object */
     const dd_train_source *inner;
-    const struct dd_train_run *run;
+    uint64_t seed, samples_per_step;
+    float low, high;
+} dd_train_guided;
+
+/* Where samples come from: the base's trajectories, or pictures. */
+typedef struct dd_train_data {
+    dd_train_guided guided, eval_guided; /* in use with distillation alone */
     dd_trajectories *trajectories; /* owned or NULL */
     dd_picture_folder folder;      /* owned; empty without pictures */
     dd_pictures_item *items;       /* owned [folder.count] */
@@ -120,7 +126,7 @@ typedef struct dd_train_data {
 
 /* Pictures: lists the folder, its captions becoming run->texts; opens (and makes) their latents. hash: of captions and files,
  * a number that differs when one of them does. Errors: those of picture_folder.h and train/pictures.h; DDIT_ERR_NOT_FOUND if
- * latents that other ranks made cannot be seen. */
+ * latents that other ranks made cannot be seen. make: all ranks call it, and all end alike. */
 ddit_status dd_train_pictures_read(struct dd_train_run *run, ddit_err *err);
 ddit_status dd_train_pictures_make(struct dd_train_run *run, ddit_err *err);
 void dd_train_pictures_close(struct dd_train_run *run);
@@ -149,6 +155,7 @@ typedef struct dd_train_run {
     dd_train_settings s;
     char settings[DD_TRAIN_SETTINGS_SIZE]; /* lines key=value: what a checkpoint must agree with */
     uint64_t fingerprint;        /* of the transformer's file */
+    uint64_t init_hash;          /* of the adapter that training starts from; 0: none */
     int lane_count;
     int vectors, accumulators;   /* gradient vectors of all ranks, of this one */
     uint64_t bytes;              /* announced */
@@ -196,8 +203,9 @@ ddit_status dd_train_announce(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_engines_open(dd_train_run *run, ddit_err *err);
 void dd_train_engines_close(dd_train_run *run);
 
-/* Training data: reads what the user gave (prompts or the list of pictures); encodes texts and pictures; makes trajectories and
- * run->source. Evaluation data likewise. hash: of what the samples are made of, for run->settings. */
+/* Training data: reads what the user gave (prompts or the list of pictures); encodes texts; makes trajectories and run->source.
+ * Evaluation data likewise. make: all ranks call it, and all end alike. hash: of what the samples are made of, for
+ * run->settings. */
 ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err);
 ddit_status dd_train_data_make(dd_train_run *run, ddit_err *err);
@@ -219,7 +227,11 @@ ddit_status dd_train_loop(dd_train_run *run, ddit_err *err);
 /* Held-out losses of `values` into `loss`, and (rank 0) a row of FOLDER/eval.csv. all: every sample, not only a part. */
 ddit_status dd_train_evaluate(dd_train_run *run, const float *values, bool all, double loss[DD_LAYOUT_KINDS], ddit_err *err);
 
-/* Rank 0: FOLDER/samples-STEP.png with the values as they are put in by the call. */
+/* The losses of a step's row in FOLDER/eval.csv. False, and *loss unchanged, if there is none. */
+bool dd_train_evaluated(const dd_train_run *run, int64_t step, double loss[DD_LAYOUT_KINDS]);
+
+/* Rank 0: FOLDER/samples-STEP.png with the values as they are put in by the call. drawn: whether this step's is there. */
+bool dd_train_samples_drawn(const dd_train_run *run);
 ddit_status dd_train_draw_samples(dd_train_run *run, const float *values, ddit_err *err);
 uint64_t dd_train_samples_bytes(const dd_train_run *run); /* memory that drawing takes beside the training's */
 
@@ -232,6 +244,14 @@ ddit_status dd_train_write_model(dd_train_run *run, const float *values, ddit_er
 ddit_status dd_train_report(dd_train_run *run, char **json, ddit_err *err);
 
 /* ---------------------------------------------------------------------------------------------- small things */
+
+/* How far data have come, `made` of `missing` since `begin` (dd_seconds), as progress. Returns run->stop. */
+int dd_train_tell_made(dd_train_run *run, double begin, int made, int missing);
+
+/* The ranks have made their shares, this one with `status`. All ranks call it, and all end alike: with an error if one failed,
+ * or if one still misses something that another made; `missing` counts that, `what` names it. */
+ddit_status dd_train_agree_made(dd_train_run *run, ddit_status status, int (*missing)(void *of), void *of,
+                                const char *what, ddit_err *err);
 
 /* Calls the user's progress on rank 0; remembers a wish to stop in run->stop. */
 void dd_train_tell(dd_train_run *run, const ddit_train_progress *progress);

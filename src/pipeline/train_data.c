@@ -34,7 +34,6 @@ static ddit_status read_eval(dd_train_run *run, ddit_err *err) {
 
 ddit_status dd_train_data_read(dd_train_run *run, ddit_err *err) {
     DD_TRY(dd_alloc(run->a, &run->data, 1, sizeof *run->data, "the training data", err));
-    run->data->run = run;
     DD_TRY(read_eval(run, err));
     if (run->s.all) DD_TRY(dd_train_texts_add(&run->empty, run->a, "", 0, err));
     if (run->s.measure_only) return DDIT_OK;
@@ -69,8 +68,7 @@ static ddit_status encode(dd_train_run *run, dd_train_texts *t, ddit_err *err) {
 ddit_status dd_train_data_encode(dd_train_run *run, ddit_err *err) {
     DD_TRY(encode(run, &run->texts, err));
     DD_TRY(encode(run, &run->eval_texts, err));
-    DD_TRY(encode(run, &run->empty, err));
-    return run->s.data && !run->s.measure_only ? dd_train_pictures_make(run, err) : DDIT_OK;
+    return encode(run, &run->empty, err);
 }
 
 /* ---------------------------------------------------------------------------------------------- trajectories */
@@ -90,29 +88,20 @@ typedef struct drawing {
 
 static int tell_made(void *user, int made, int missing) {
     const drawing *d = user;
-    ddit_train_progress p = dd_train_progress("data");
-    p.step = made;
-    p.steps = missing;
-    p.seconds_left = (dd_seconds() - d->begin) / made * (missing - made);
-    dd_train_tell(d->run, &p);
-    return d->run->stop;
+    return dd_train_tell_made(d->run, d->begin, made, missing);
 }
 
-static ddit_status make_missing(dd_train_run *run, dd_trajectories *t, int missing, ddit_err *err) {
+static int still_missing(void *trajectories) { return dd_trajectories_missing(trajectories); }
+
+static ddit_status make_missing(dd_train_run *run, dd_trajectories *t, ddit_err *err) {
     drawing d = {run, dd_seconds()};
     dd_trajectories_makers makers = {.lanes = run->student.lanes, .lane_count = run->lane_count, .pool = run->pool,
                                      .batch = run->student.batch, .group = run->local, .done = tell_made, .user = &d};
     if (makers.group > run->lane_count && makers.group > EVAL_TRAJECTORIES) makers.group = EVAL_TRAJECTORIES;
-    ddit_status status = missing ? dd_trajectories_make(t, &makers, err) : DDIT_OK;
-    DD_TRY(dd_comm_agree(run->comm, status, err));
-    missing = dd_trajectories_missing(t);
-    if (missing)
-        return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d trajectories that other ranks made cannot be seen: give a cache that "
-                       "all ranks share", run->s.cache, missing);
-    return DDIT_OK;
+    return dd_trajectories_make(t, &makers, err);
 }
 
-/* Opens CACHE/trajectories-KEY and makes what is missing there. */
+/* Opens CACHE/trajectories-KEY and makes what is missing there. All ranks call it, and all end alike. */
 static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, const dd_train_texts *texts, int count,
                                      uint64_t seed, ddit_err *err) {
     const dd_train_settings *s = &run->s;
@@ -131,41 +120,40 @@ static ddit_status open_trajectories(dd_train_run *run, dd_trajectories **out, c
     int missing = 0;
     ddit_status status = dd_trajectories_open(out, run->a, &p, &missing, err);
     dd_free(run->a, folder);
-    status = dd_comm_agree(run->comm, status, err);
-    return status == DDIT_OK ? make_missing(run, *out, missing, err) : status;
+    if (status == DDIT_OK && missing) status = make_missing(run, *out, err);
+    return dd_train_agree_made(run, status, still_missing, *out, "trajectories", err);
 }
 
 /* ---------------------------------------------------------------------------------------------- as a source */
 
 static ddit_status plan(const dd_train_source *source, uint64_t step, int i, dd_train_sample *out, ddit_err *err) {
-    const dd_train_data *d = (const dd_train_data *)source;
-    const dd_train_settings *s = &d->run->s;
-    uint64_t number = step * (uint64_t)(s->batch * s->accumulate) + (uint64_t)i;
-    DD_TRY(d->inner->plan(d->inner, step, i, out, err));
-    if (s->distil && d->trajectories) { /* they were drawn with an input of 1: the base does not know others yet */
-        float u = (float)dd_counter_uniform(s->seed, STREAM_GUIDANCE, number);
-        out->guidance = s->guidance_low + u * (s->guidance_high - s->guidance_low);
-    }
+    const dd_train_guided *g = (const dd_train_guided *)source;
+    DD_TRY(g->inner->plan(g->inner, step, i, out, err));
+    float u = (float)dd_counter_uniform(g->seed, STREAM_GUIDANCE, step * g->samples_per_step + (uint64_t)i);
+    out->guidance = g->low + u * (g->high - g->low);
     return DDIT_OK;
 }
 
 static ddit_status fetch(const dd_train_source *source, uint64_t step, int i, float *latent, float *target, ddit_err *err) {
-    const dd_train_data *d = (const dd_train_data *)source;
-    return d->inner->fetch(d->inner, step, i, latent, target, err);
+    const dd_train_guided *g = (const dd_train_guided *)source;
+    return g->inner->fetch(g->inner, step, i, latent, target, err);
+}
+
+/* The trajectories as a source; with distillation through *g. */
+static const dd_train_source *source_of(const dd_train_settings *s, const dd_trajectories *t, uint64_t seed,
+                                        dd_train_guided *g) {
+    const dd_train_source *inner = dd_trajectories_source(t);
+    if (!s->distil) return inner;
+    *g = (dd_train_guided){.source = {.plan = plan, .fetch = fetch}, .inner = inner, .seed = seed, .low = s->guidance_low,
+                           .high = s->guidance_high, .samples_per_step = (uint64_t)(s->batch * s->accumulate)};
+    return &g->source;
 }
 
 static ddit_status make_training(dd_train_run *run, ddit_err *err) {
     dd_train_data *d = run->data;
-    if (run->s.prompts) {
-        DD_TRY(open_trajectories(run, &d->trajectories, &run->texts, run->s.trajectories, run->s.seed, err));
-        d->inner = dd_trajectories_source(d->trajectories);
-    } else DD_TRY(dd_pictures_source(d->pictures, &d->inner, err));
-    d->source = (dd_train_source){.plan = plan, .fetch = fetch};
-    if (run->s.all) {
-        d->source.empty_text = run->empty.prompts[0].text;
-        d->source.empty_pooled = run->empty.prompts[0].pooled;
-    }
-    run->source = &d->source;
+    if (!run->s.prompts) return dd_pictures_source(d->pictures, &run->source, err);
+    DD_TRY(open_trajectories(run, &d->trajectories, &run->texts, run->s.trajectories, run->s.seed, err));
+    run->source = source_of(&run->s, d->trajectories, run->s.seed, &d->guided);
     return DDIT_OK;
 }
 
@@ -177,7 +165,7 @@ static ddit_status make_eval(dd_train_run *run, ddit_err *err) {
         return dd_comm_agree(run->comm, dd_heldout_make_targets(run->heldout, run, err), err);
     }
     DD_TRY(open_trajectories(run, &run->eval_trajectories, &run->eval_texts, EVAL_TRAJECTORIES, EVAL_SEED, err));
-    run->eval_source = dd_trajectories_source(run->eval_trajectories);
+    run->eval_source = source_of(&run->s, run->eval_trajectories, EVAL_SEED, &run->data->eval_guided);
     run->eval_count = EVAL_TRAJECTORIES * run->s.points;
     return DDIT_OK;
 }

@@ -129,6 +129,7 @@ ddit_status dd_train_trainer_open(dd_train_run *run, ddit_err *err) {
                               .batch = run->student.batch,
                               .teacher = run->teacher.lanes,
                               .teacher_batch = run->teacher.batch,
+                              .empty = run->empty.prompts,
                               .source = run->source,
                               .optimizer = &run->optimizer,
                               .comm = run->comm};

@@ -170,7 +170,7 @@ typedef struct making {
     int *samples;                  /* owned [local] */
     float *buffers;                /* owned [lanes][2][values] */
     ddit_status *status;           /* owned [local] */
-    ddit_err err;
+    ddit_err *errs;                /* owned [local] */
     int count;
 } making;
 
@@ -180,10 +180,10 @@ static void target_task(void *user, int64_t task, int worker) {
     int i = m->samples[task], element = element_of(h, i);
     float *latent = m->buffers + 2 * (size_t)worker * h->values, *velocity = latent + h->values;
     uint16_t *target = h->targets + (size_t)element * h->values;
-    m->status[task] = read_values(h, element, latent, NULL);
+    m->status[task] = read_values(h, element, latent, &m->errs[task]);
     if (m->status[task] == DDIT_OK)
         m->status[task] = dd_flux_lane_velocity(m->run->student.lanes[worker], m->run->student.batch, (int)task,
-                                                h->sigma[element % h->levels], &m->fine, latent, velocity, NULL);
+                                                h->sigma[element % h->levels], &m->fine, latent, velocity, &m->errs[task]);
     for (size_t v = 0; v < h->values; v++) target[v] = dd_f16_from_f32(velocity[v]);
 }
 
@@ -200,7 +200,7 @@ static ddit_status make_batch(making *m, int first, ddit_err *err) {
     DD_TRY(dd_flux_batch_condition(run->student.batch, m->conditions, m->count, err));
     dd_pool_run(run->pool, m->count, target_task, m);
     for (int i = 0; i < m->count; i++)
-        if (m->status[i] != DDIT_OK) return dd_fail(err, m->status[i], "the held-out set's velocities could not be computed");
+        if (m->status[i] != DDIT_OK) return dd_fail(err, m->status[i], "%s", m->errs[i].text);
     ddit_train_progress p = dd_train_progress("evaluate");
     p.step = first < count ? first : count;
     p.steps = count;
@@ -218,6 +218,7 @@ ddit_status dd_heldout_make_targets(dd_heldout *h, dd_train_run *run, ddit_err *
     DD_GO(dd_alloc(h->a, &m.conditions, local, sizeof *m.conditions, "conditions", err));
     DD_GO(dd_alloc(h->a, &m.samples, local, sizeof *m.samples, "samples", err));
     DD_GO(dd_alloc(h->a, &m.status, local, sizeof *m.status, "samples", err));
+    DD_GO(dd_alloc(h->a, &m.errs, local, sizeof *m.errs, "samples", err));
     DD_GO(dd_alloc(h->a, &m.buffers, 2 * (size_t)run->lane_count * h->values, sizeof(float), "latents", err));
     for (int first = run->rank; first < dd_heldout_count(h); first += run->ranks * run->local)
         DD_GO(make_batch(&m, first, err));
@@ -226,6 +227,7 @@ done:
     dd_free(h->a, m.conditions);
     dd_free(h->a, m.samples);
     dd_free(h->a, m.status);
+    dd_free(h->a, m.errs);
     dd_free(h->a, m.buffers);
     return status;
 }

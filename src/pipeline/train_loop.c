@@ -116,14 +116,32 @@ static ddit_status cancelled(const dd_train_run *run, ddit_err *err) {
                    "goes on", run->optimizer.step, run->s.steps, run->s.folder);
 }
 
+/* What the numbers of steps ask for at this one; the last step has its own. */
+static bool eval_is_due(const dd_train_run *run) { return run->optimizer.step % run->s.save_every == 0; }
+
+static bool samples_are_due(const dd_train_run *run) {
+    return run->s.sample_every > 0 && run->optimizer.step % run->s.sample_every == 0;
+}
+
+/* A run may have been stopped after its checkpoint was saved and before the rest of that step was done. */
+static ddit_status catch_up(dd_train_run *run, ddit_err *err) {
+    double loss[DD_LAYOUT_KINDS];
+    if (run->optimizer.step == run->s.steps) return DDIT_OK;
+    bool due[2] = {eval_is_due(run) && !dd_train_evaluated(run, run->optimizer.step, loss),
+                   samples_are_due(run) && !dd_train_samples_drawn(run)};
+    DD_TRY(dd_comm_broadcast(run->comm, due, sizeof due, err));
+    if (due[0]) DD_TRY(dd_train_evaluate(run, dd_optimizer_average(&run->optimizer), false, run->eval_last, err));
+    return due[1] ? draw_samples(run, err) : DDIT_OK;
+}
+
 /* After every step: what is due. */
 static ddit_status after_step(dd_train_run *run, ddit_err *err) {
     int64_t at = run->optimizer.step;
-    bool last = at == run->s.steps, due = at % run->s.save_every == 0;
+    bool last = at == run->s.steps, due = eval_is_due(run);
     if (due || last || run->stop) DD_TRY(save(run, err));
     if (run->stop) return cancelled(run, err);
     if (due && !last) DD_TRY(dd_train_evaluate(run, dd_optimizer_average(&run->optimizer), false, run->eval_last, err));
-    if (!last && run->s.sample_every > 0 && at % run->s.sample_every == 0) DD_TRY(draw_samples(run, err));
+    if (!last && samples_are_due(run)) DD_TRY(draw_samples(run, err));
     DD_TRY(dd_train_share_stop(run, err)); /* it may have been asked while that was done */
     if (!run->stop || last) return DDIT_OK;
     if (!due) DD_TRY(save(run, err));
@@ -133,7 +151,12 @@ static ddit_status after_step(dd_train_run *run, ddit_err *err) {
 ddit_status dd_train_loop(dd_train_run *run, ddit_err *err) {
     const float *average = dd_optimizer_average(&run->optimizer);
     if (run->optimizer.step == 0) DD_TRY(dd_train_evaluate(run, average, true, run->eval_first, err));
+    else {
+        dd_train_evaluated(run, 0, run->eval_first);
+        DD_TRY(catch_up(run, err));
+    }
     DD_TRY(dd_train_share_stop(run, err));
+    if (run->stop && run->optimizer.step > 0) return cancelled(run, err);
     if (run->stop) return dd_fail(err, DDIT_ERR_CANCELLED, "cancelled before the first step");
     while (run->optimizer.step < run->s.steps) {
         DD_TRY(step(run, err));

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/folder.h"
+#include "base/number_text.h"
 #include "base/out_file.h"
 #include "pipeline/train.h"
 #include "train/adapter_write.h"
@@ -25,8 +26,11 @@ ddit_status dd_train_make_folder(const char *path, ddit_err *err) {
 /* ---------------------------------------------------------------------------------------------- adapter */
 
 static void guidance_text(const dd_train_settings *s, char *text, size_t size) {
-    if (s->guidance_low == s->guidance_high) snprintf(text, size, "%g", (double)s->guidance_low);
-    else snprintf(text, size, "%g,%g", (double)s->guidance_low, (double)s->guidance_high);
+    char low[DD_NUMBER_SIZE], high[DD_NUMBER_SIZE];
+    dd_number_text(low, (double)s->guidance_low);
+    dd_number_text(high, (double)s->guidance_high);
+    if (s->guidance_low == s->guidance_high) snprintf(text, size, "%s", low);
+    else snprintf(text, size, "%s,%s", low, high);
 }
 
 static const char *file_name(const char *path) {
@@ -35,7 +39,7 @@ static const char *file_name(const char *path) {
 }
 
 ddit_status dd_train_write_adapter(dd_train_run *run, const char *path, const float *values, ddit_err *err) {
-    char guidance[64];
+    char guidance[2 * DD_NUMBER_SIZE];
     guidance_text(&run->s, guidance, sizeof guidance);
     dd_adapter_about about = {.config = &run->model->config.transformer,
                               .options = &run->s.options,

@@ -45,13 +45,10 @@ static ddit_status encode(void *user, int index, bool mirrored, float *latent, d
 
 static int tell_made(void *user, int made, int missing) {
     const encoding *e = user;
-    ddit_train_progress p = dd_train_progress("data");
-    p.step = made;
-    p.steps = missing;
-    p.seconds_left = (dd_seconds() - e->begin) / made * (missing - made);
-    dd_train_tell(e->run, &p);
-    return e->run->stop;
+    return dd_train_tell_made(e->run, e->begin, made, missing);
 }
+
+static int still_missing(void *pictures) { return dd_pictures_missing(pictures); }
 
 static ddit_status make_missing(dd_train_run *run, encoding *e, ddit_err *err) {
     DD_TRY(dd_flux_vae_encoder_open(&e->encoder, run->context->backend, e->files, &run->model->config.vae, err));
@@ -92,11 +89,7 @@ ddit_status dd_train_pictures_make(dd_train_run *run, ddit_err *err) {
     if (status == DDIT_OK && missing) status = make_missing(run, &e, err);
     dd_flux_vae_encoder_close(e.encoder);
     dd_weight_files_close(e.files);
-    DD_TRY(dd_comm_agree(run->comm, status, err));
-    missing = dd_pictures_missing(run->data->pictures);
-    if (missing == 0) return DDIT_OK;
-    return dd_fail(err, DDIT_ERR_NOT_FOUND, "%s: %d pictures that other ranks encoded cannot be seen: give a cache that all "
-                   "ranks share", run->s.cache, missing);
+    return dd_train_agree_made(run, status, still_missing, run->data->pictures, "pictures", err);
 }
 
 void dd_train_pictures_close(dd_train_run *run) {

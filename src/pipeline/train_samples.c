@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/rng.h"
 #include "media/png.h"
@@ -133,11 +134,24 @@ static ddit_status open_sheet(sheet *s, ddit_err *err) {
     return dd_flux_vae_open(&s->vae, run->context->backend, s->files, &run->model->config.vae, err);
 }
 
+static ddit_status sheet_path(const dd_train_run *run, char **path, ddit_err *err) {
+    char name[48];
+    snprintf(name, sizeof name, "samples-%08" PRId64 ".png", run->optimizer.step);
+    return dd_train_path(run, path, name, err);
+}
+
+bool dd_train_samples_drawn(const dd_train_run *run) {
+    char *path;
+    if (sheet_path(run, &path, NULL) != DDIT_OK) return false;
+    bool drawn = access(path, F_OK) == 0;
+    dd_free(run->a, path);
+    return drawn;
+}
+
 static ddit_status write_sheet(sheet *s, ddit_err *err) {
     dd_train_run *run = s->run;
-    char name[48], *path;
-    snprintf(name, sizeof name, "samples-%08" PRId64 ".png", run->optimizer.step);
-    DD_TRY(dd_train_path(run, &path, name, err));
+    char *path;
+    DD_TRY(sheet_path(run, &path, err));
     ddit_status status = dd_png_write(run->a, path, s->width, s->height, s->rgb, NULL, 0, err);
     ddit_train_progress p = dd_train_progress("sample");
     p.step = run->optimizer.step;

@@ -74,7 +74,8 @@ static ddit_status resolve_lora(dd_train_settings *s, const ddit_train_params *p
         if (found < 0)
             return dd_fail(err, DDIT_ERR_ARGUMENT, "lora is \"%s\", expected all, none, or any of image,text,mlp,out", p->lora);
         s->options.lora_targets |= 1u << found;
-        at += length + (at[length] == ',');
+        at += length;
+        if (*at == ',' && at[1]) at++;
     }
     bool doubles = s->options.lora_targets & (DD_LORA_DOUBLE_IMAGE | DD_LORA_DOUBLE_TEXT);
     bool singles = s->options.lora_targets & (DD_LORA_SINGLE_MLP | DD_LORA_SINGLE_OUT);
@@ -117,7 +118,7 @@ static ddit_status resolve_length(dd_train_settings *s, const ddit_train_params 
                        "%" PRId64, p->steps, MAX_COUNT);
     if (!isnan(p->minutes)) {
         DD_TRY(in_range("minutes", p->minutes, 1e-3, 1e7, err));
-        if (p->steps > 0) return dd_fail(err, DDIT_ERR_ARGUMENT, "both steps and minutes are given: leave one of them out");
+        if (p->steps) return dd_fail(err, DDIT_ERR_ARGUMENT, "both steps and minutes are given: leave one of them out");
     }
     s->batch = p->batch ? p->batch : is_paper(p) ? PAPER_BATCH : s->all ? ALL_BATCH : DEFAULT_BATCH;
     s->accumulate = p->accumulate ? p->accumulate : 1;
@@ -292,14 +293,14 @@ void dd_train_settings_text(dd_train_run *run) {
     const dd_train_options *t = &s->options;
     snprintf(run->settings, sizeof run->settings,
              "scope=%s\nmodel=%016" PRIx64 "\nprecision=%s\nwidth=%d\nheight=%d\ntext_tokens=%d\nfactors=%s%s\nrank=%d\n"
-             "lora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\nsteps=%" PRId64 "\nbatch=%d\n"
-             "accumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\npatch_lr=%.17g\nweight_decay=%.17g\nwarmup=%" PRId64 "\n"
-             "decay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\n"
-             "levels=%d\nseed=%" PRIu64 "\n",
+             "alpha=%.9g\nlora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\n"
+             "steps=%" PRId64 "\nbatch=%d\naccumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\npatch_lr=%.17g\n"
+             "weight_decay=%.17g\nwarmup=%" PRId64 "\ndecay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\n"
+             "distil=%d\nlevels=%d\ninit=%016" PRIx64 "\nseed=%" PRIu64 "\n",
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
-             t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run), s->trajectories,
-             s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr, s->patch_lr, o->weight_decay,
-             o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
-             (double)s->guidance_high, s->caption_dropout, (int)s->levels, s->seed);
+             (double)t->alpha, t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run),
+             s->trajectories, s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr,
+             s->patch_lr, o->weight_decay, o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
+             (double)s->guidance_high, s->caption_dropout, s->distil, (int)s->levels, run->init_hash, s->seed);
 }

@@ -3,7 +3,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-enum { MOST_PAIRS = 32, TEXT_SIZE = 32, MOST_TEXTS = 8 };
+#include "base/number_text.h"
+
+enum { MOST_PAIRS = 32, TEXT_SIZE = DD_NUMBER_SIZE, MOST_TEXTS = 8 };
 
 /* The metadata as it grows; texts made here live in `text`. */
 typedef struct pairs {
@@ -21,13 +23,10 @@ static void add_number(pairs *p, const char *key, int64_t value) {
     add(p, key, text);
 }
 
-/* JSON's spelling of a float, whatever the locale: training sets alpha to whole numbers or simple fractions. */
-static void add_alpha(pairs *p, float alpha) {
+static void add_real(pairs *p, const char *key, float value) {
     char *text = p->text[p->texts++];
-    int64_t thousandths = (int64_t)(alpha * 1000.0f + 0.5f);
-    if (thousandths % 1000 == 0) snprintf(text, TEXT_SIZE, "%" PRId64, thousandths / 1000);
-    else snprintf(text, TEXT_SIZE, "%" PRId64 ".%03" PRId64, thousandths / 1000, thousandths % 1000);
-    add(p, "alpha", text);
+    dd_number_text(text, (double)value);
+    add(p, key, text);
 }
 
 static const char *residual_name(const dd_train_options *o) {
@@ -58,7 +57,7 @@ ddit_status dd_adapter_write(const char *path, const dd_param_list *list, const 
     add_number(&p, "hidden", about->config->hidden);
     if (o->rank > 0 && o->lora_targets) {
         add_number(&p, "rank", o->rank);
-        add_alpha(&p, o->alpha);
+        add_real(&p, "alpha", o->alpha);
     }
     add(&p, "position", "center");
     add(&p, "id_scope", "image");

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/mapped_file.h"
+#include "base/number_text.h"
 
 enum { LINE_SIZE = 256, COLUMNS = 5, MAX_BYTES = 1 << 30 };
 
@@ -16,19 +17,8 @@ static const char header[] = "step,seconds,loss_x2,loss_x4,lr\n";
 
 /* ---------------------------------------------------------------------------------------------- one line */
 
-/* A double by %.9g; NaN as an empty field. Returns the end. The decimal point of some locales is a comma (or several bytes),
- * which would be another column. */
-static char *print_number(char *at, double x) {
-    char text[40], *end = at;
-    if (isnan(x)) return at;
-    snprintf(text, sizeof text, "%.9g", x);
-    for (const char *c = text; *c; c++) {
-        bool plain = (*c >= '0' && *c <= '9') || (*c && strchr("+-einf", *c));
-        if (plain) *end++ = *c;
-        else if (end == at || end[-1] != '.') *end++ = '.';
-    }
-    return end;
-}
+/* NaN as an empty field. Returns the end. */
+static char *print_number(char *at, double x) { return isnan(x) ? at : at + dd_number_text(at, x); }
 
 static size_t print_row(char line[LINE_SIZE], const dd_loss_row *row) {
     const double numbers[COLUMNS - 1] = {row->seconds, row->loss_x2, row->loss_x4, row->lr};

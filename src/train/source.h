@@ -21,8 +21,6 @@ struct dd_train_source {
     /* latent [C, h, w]: the noisy latent z; target [C, h, w]: the velocity (noise minus data) to learn, if has_target.
      * Called from several threads at once. */
     ddit_status (*fetch)(const dd_train_source *s, uint64_t step, int i, float *latent, float *target, ddit_err *err);
-    /* DD_TRAIN_ALL with guidance distillation: the condition of the branch without prompt; NULL elsewhere. */
-    const float *empty_text, *empty_pooled;
 };
 
 /* One prompt's condition, host memory. */

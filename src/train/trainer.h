@@ -32,7 +32,7 @@ typedef struct dd_trainer dd_trainer;
 
 /* Everything is borrowed. lanes[i] is used on thread i of the pool. teacher: with guidance distillation lanes of a frozen copy
  * of the model on the same backends (NULL elsewhere): the target is v0 + g (v1 - v0) of the frozen model without and with
- * prompt, g the sample's guidance; source->empty_text is then needed. */
+ * prompt, g the sample's guidance. */
 typedef struct dd_trainer_parts {
     dd_flux_trainee *trainee;
     dd_backend *backend;      /* the trainee's */
@@ -42,6 +42,7 @@ typedef struct dd_trainer_parts {
     dd_flux_batch *batch;     /* params.batch / ranks conditions */
     dd_flux_lane *const *teacher;
     dd_flux_batch *teacher_batch; /* twice as many: with prompt, then without */
+    const dd_train_prompt *empty; /* the condition of the branch without prompt; with a teacher alone */
     const dd_train_source *source;
     dd_optimizer *optimizer;
     dd_comm *comm;

@@ -37,8 +37,8 @@ ddit_status dd_trainer_condition(dd_trainer *t, int count, ddit_err *err) {
     for (int i = 0; i < count; i++) {
         dd_flux_condition c = condition_of(&t->samples[i].data, t->params.teacher_guidance);
         t->conditions[i] = c;
-        c.text = t->source->empty_text;
-        c.pooled = t->source->empty_pooled;
+        c.text = p->empty->text;
+        c.pooled = p->empty->pooled;
         t->conditions[count + i] = c;
     }
     return dd_flux_batch_condition(p->teacher_batch, t->conditions, 2 * count, err);

@@ -38,3 +38,23 @@ echo "-- measuring"
 train --steps 0 -o x.safetensors --init a.safetensors --eval prompts.txt --cache a.run --json -q | grep -c '"heldout_last"'
 "$DDIT" inspect a.safetensors | grep -e '^  rank' -e '^  factors' -e '^  residual'
 "$DDIT" generate -m "$TINY" --adapter a.safetensors -p "red apple" --size 64x64 --patch 2x1,4x1,1x1 -q && echo drawn
+
+echo "-- going on with another beginning"
+try train --steps 4 -o d.safetensors --init a.safetensors --cache a.run -q --sample-every 0
+rm d.safetensors d.run/checkpoint-00000004.safetensors
+train --steps 4 -o d.safetensors --cache a.run -q --sample-every 0 --resume 2>&1 | sed 's/init=[0-9a-f]*[1-9a-f][0-9a-f]*/init=HASH/'
+try train --steps 4 -o d.safetensors --init a.safetensors --cache a.run -q --sample-every 0 --resume
+
+echo "-- what was due when it was stopped"
+train --steps 4 -o e.safetensors --cache a.run -q --sample-every 2 --eval prompts.txt
+sed -i -e '/^2,/d' -e '/^4,/d' e.run/eval.csv
+rm e.safetensors e.run/checkpoint-00000004.safetensors e.run/samples-*
+train --steps 4 -o e.safetensors --cache a.run -q --sample-every 2 --eval prompts.txt --resume --json | tr -d ' \n' | grep -c '"heldout_first":{"x2"'
+cut -d, -f1 e.run/eval.csv | tr '\n' ' '
+ls e.run | grep samples
+
+echo "-- guidance distillation, measured"
+"$DDIT" train -m "$TINY" -p prompts.txt --trajectories 2 --points 4 --size 64x64 --batch 4 --train all --guidance 1,4 --steps 2 \
+    -o f -q --sample-every 0 --eval prompts.txt
+echo "exit $?"
+cut -d, -f1,2 f.run/eval.csv | sed 's/,[0-9].*/,N/'

@@ -25,6 +25,7 @@ static void loss_floor(ddit_train_params *p) { p->loss_floor = -1; }
 static void warmup(ddit_train_params *p) { p->warmup = -2; }
 static void steps(ddit_train_params *p) { p->steps = -2; }
 static void minutes(ddit_train_params *p) { p->steps = 0, p->minutes = -3; }
+static void minutes_of_measuring(ddit_train_params *p) { p->steps = -1, p->minutes = 3; }
 static void batch(ddit_train_params *p) { p->batch = -4; }
 static void accumulate(ddit_train_params *p) { p->accumulate = -1; }
 static void save_every(ddit_train_params *p) { p->save_every = -1; }
@@ -54,7 +55,8 @@ static const struct {
     {patch_lr_prodigy, "prodigy finds one rate"}, {patch_lr_paper, "prodigy finds one rate"},
     {weight_decay, "weight_decay is 101"}, {clip, "clip is -1"}, {ema, "ema is 1"},
     {loss_floor, "loss_floor is -1"}, {warmup, "warmup is -2"}, {steps, "steps is -2"},
-    {minutes, "minutes is -3"}, {batch, "batch is -4"}, {accumulate, "accumulate is -1"}, {save_every, "save_every is -1"},
+    {minutes, "minutes is -3"}, {minutes_of_measuring, "both steps and minutes"},
+    {batch, "batch is -4"}, {accumulate, "accumulate is -1"}, {save_every, "save_every is -1"},
     {sample_every, "sample_every is -2"}, {trajectories, "trajectories is"}, {points, "points is -1"},
     {guidance, "guidance is \"4,1\""}, {guidance_text, "guidance is \"strong\""}, {width, "width is 97"},
     {no_data, "neither prompts nor data"}, {two_data, "both prompts and data"}, {no_output, "output is not given"},
