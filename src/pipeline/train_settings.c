@@ -295,12 +295,13 @@ void dd_train_settings_text(dd_train_run *run) {
              "scope=%s\nmodel=%016" PRIx64 "\nprecision=%s\nwidth=%d\nheight=%d\ntext_tokens=%d\nfactors=%s%s\nrank=%d\n"
              "alpha=%.9g\nlora=%u\nresidual=%d\nmixed=%.17g\ndata=%016" PRIx64 "\ntrajectories=%d\npoints=%d\n"
              "steps=%" PRId64 "\nbatch=%d\naccumulate=%d\nvectors=%d\noptimizer=%d\nlr=%.17g\npatch_lr=%.17g\n"
-             "weight_decay=%.17g\nwarmup=%" PRId64 "\ndecay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\nguidance=%.9g,%.9g\ncaption_dropout=%.17g\n"
-             "distil=%d\nlevels=%d\ninit=%016" PRIx64 "\nseed=%" PRIu64 "\n",
+             "weight_decay=%.17g\nwarmup=%" PRId64 "\ndecay=%d\nclip=%.17g\nema=%.17g\nloss_floor=%.17g\n"
+             "guidance=%.9g,%.9g\ncaption_dropout=%.17g\ndistil=%d\nlevels=%d\ninit=%016" PRIx64 "\nseed=%" PRIu64 "\n",
              s->all ? "all" : "adapter", run->fingerprint, dd_dtype_name(run->context->backend->activation), s->run.width,
              s->run.height, s->run.max_sequence_length, t->factor[1] ? "2" : "", t->factor[2] ? "4" : "", t->rank,
              (double)t->alpha, t->lora_targets, t->residual_linear + 2 * t->residual_hf, s->mixed, dd_train_data_hash(run),
              s->trajectories, s->points, s->steps, s->batch, s->accumulate, run->vectors, (int)o->kind, o->lr,
-             s->patch_lr, o->weight_decay, o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor, (double)s->guidance_low,
-             (double)s->guidance_high, s->caption_dropout, s->distil, (int)s->levels, run->init_hash, s->seed);
+             s->patch_lr, o->weight_decay, o->warmup_steps, (int)o->decay, o->clip_norm, o->ema_decay, s->loss_floor,
+             (double)s->guidance_low, (double)s->guidance_high, s->caption_dropout, s->distil, (int)s->levels,
+             run->init_hash, s->seed);
 }
