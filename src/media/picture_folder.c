@@ -56,7 +56,8 @@ static ddit_status read_names(listing *l, ddit_err *err) {
     DIR *directory = opendir(l->folder);
     if (!directory)
         return dd_fail(err, errno == ENOENT ? DDIT_ERR_NOT_FOUND : DDIT_ERR_READ, "%s: %s", l->folder,
-                       errno == ENOENT ? "there is no such folder of pictures" : strerror(errno));
+                       errno == ENOENT ? "there is no such folder of pictures" :
+                       errno == ENOTDIR ? "is a file, expected a folder of pictures" : strerror(errno));
     ddit_status status = DDIT_OK;
     for (const struct dirent *e; status == DDIT_OK && (e = readdir(directory));)
         if (e->d_name[0] != '.' && dd_picture_name(e->d_name)) status = add_name(l, e->d_name, err);

@@ -29,7 +29,7 @@ static ddit_status tell_saved(dd_train_run *run, ddit_err *err) {
 static ddit_status write_plot(dd_train_run *run, ddit_err *err) {
     char *path;
     DD_TRY(dd_train_path(run, &path, "loss.png", err));
-    ddit_status status = dd_train_plot_write(&run->log, path, run->a, err);
+    ddit_status status = dd_train_plot_write(&run->log, path, run->s.all, run->a, err);
     dd_free(run->a, path);
     return status;
 }

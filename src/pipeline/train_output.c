@@ -80,9 +80,11 @@ static ddit_status copy_file(const dd_allocator *a, const char *from, const char
 
 static bool begins_with(const char *text, const char *begin) { return strncmp(text, begin, strlen(begin)) == 0; }
 
-/* What belongs to the old weights alone. */
+/* What belongs to the old weights alone, and runs of trainings: the new model's own may lie in the old one's folder. */
 static bool is_left_out(const char *name, bool transformer) {
     if (name[0] == '.' || strcmp(name, DD_ADAPTER_NAME) == 0 || strcmp(name, "README.md") == 0) return true;
+    size_t length = strlen(name);
+    if (length > 4 && strcmp(name + length - 4, ".run") == 0) return true;
     return transformer && begins_with(name, "diffusion_pytorch_model");
 }
 

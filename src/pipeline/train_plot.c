@@ -5,7 +5,7 @@
 
 enum { WIDTH = 960, HEIGHT = 540 };
 
-ddit_status dd_train_plot_write(const dd_loss_log *log, const char *path, const dd_allocator *a, ddit_err *err) {
+ddit_status dd_train_plot_write(const dd_loss_log *log, const char *path, bool all, const dd_allocator *a, ddit_err *err) {
     double *columns = NULL; /* step, loss_x2, loss_x4: [3, count] */
     uint8_t *rgb = NULL;
     size_t n = log->count;
@@ -17,7 +17,8 @@ ddit_status dd_train_plot_write(const dd_loss_log *log, const char *path, const 
         columns[n + i] = log->rows[i].loss_x2;
         columns[2 * n + i] = log->rows[i].loss_x4;
     }
-    const dd_plot_series series[] = {{"factor 2", columns, columns + n, n}, {"factor 4", columns, columns + 2 * n, n}};
+    const dd_plot_series series[] = {{all ? "factor 1" : "factor 2", columns, columns + n, n},
+                                     {"factor 4", columns, columns + 2 * n, n}};
     const dd_plot plot = {"ddit train", "step", "loss", series, 2, true, WIDTH, HEIGHT};
     DD_GO(dd_plot_draw(&plot, a, rgb, err));
     DD_GO(dd_png_write(a, path, WIDTH, HEIGHT, rgb, NULL, 0, err));

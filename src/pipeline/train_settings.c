@@ -90,6 +90,9 @@ static ddit_status resolve_adapter(dd_train_settings *s, const ddit_train_params
     static const char *const factors[] = {"2,4", "2", "4"};
     int residual = p->residual ? choice(p->residual, residuals, 4) : is_paper(p) ? 1 : 2;
     int factor = p->factors ? choice(p->factors, factors, 3) : 0;
+    if (s->all && (p->residual || p->factors || p->lora || p->rank >= 0 || !isnan(p->mixed)))
+        return dd_fail(err, DDIT_ERR_ARGUMENT, "one of factors, rank, lora, residual and mixed is given, which belong to "
+                       "adapters: leave it out with scope all");
     if (s->all) return DDIT_OK;
     if (residual < 0)
         return dd_fail(err, DDIT_ERR_ARGUMENT, "residual is \"%s\", expected none, linear, hf or linear+hf", p->residual);

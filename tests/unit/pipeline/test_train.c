@@ -328,6 +328,7 @@ static void learns_from_pictures(dd_test *t) {
     r.p.prompts = NULL;
     r.p.data = folder;
     r.p.scope = "all";
+    r.p.rank = -1;
     DD_OK(t, tiny_train(&o, &r, NULL, &t->err));
     check_draws(t, &o, r.output, "none");
     r.p.resume = 1;
@@ -345,6 +346,7 @@ static void distils_guidance(dd_test *t) {
     DD_NEED_OK(t, open_context(&two, "cpu", "f32", 2, &t->err));
     tiny_run_init(&r, &s, "model");
     r.p.scope = "all";
+    r.p.rank = -1;
     DD_FAILS(t, tiny_train(&one, &r, NULL, &t->err), DDIT_ERR_ARGUMENT, "learns from pictures");
     r.p.guidance = "1,4";
     r.p.ema = 0;
@@ -352,6 +354,7 @@ static void distils_guidance(dd_test *t) {
     snprintf(first, sizeof first, "%s/transformer/diffusion_pytorch_model.safetensors", r.output);
     tiny_run_init(&r, &s, "model2");
     r.p.scope = "all";
+    r.p.rank = -1;
     r.p.guidance = "1,4";
     r.p.ema = 0;
     DD_OK(t, tiny_train(&two, &r, NULL, &t->err));

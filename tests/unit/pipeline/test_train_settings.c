@@ -39,9 +39,12 @@ static void no_data(ddit_train_params *p) { p->prompts = NULL; }
 static void two_data(ddit_train_params *p) { p->data = "/tmp"; }
 static void no_output(ddit_train_params *p) { p->output = NULL; }
 static void output_name(ddit_train_params *p) { p->output = "/tmp/adapter.bin"; }
-static void all_output(ddit_train_params *p) { p->scope = "all", p->guidance = "1,2"; }
-static void all_init(ddit_train_params *p) { p->scope = "all", p->guidance = "1,2", p->init = "x"; }
-static void dropout(ddit_train_params *p) { p->scope = "all", p->prompts = NULL, p->data = "/tmp", p->caption_dropout = 2; }
+static void all_output(ddit_train_params *p) { p->scope = "all", p->guidance = "1,2", p->rank = -1; }
+static void all_rank(ddit_train_params *p) { p->scope = "all", p->guidance = "1,2", p->rank = 4; }
+static void all_init(ddit_train_params *p) { p->scope = "all", p->guidance = "1,2", p->rank = -1, p->init = "x"; }
+static void dropout(ddit_train_params *p) {
+    p->scope = "all", p->rank = -1, p->prompts = NULL, p->data = "/tmp", p->caption_dropout = 2;
+}
 static void size(ddit_train_params *p) { p->struct_size = 8; }
 
 static const struct {
@@ -60,7 +63,8 @@ static const struct {
     {sample_every, "sample_every is -2"}, {trajectories, "trajectories is"}, {points, "points is -1"},
     {guidance, "guidance is \"4,1\""}, {guidance_text, "guidance is \"strong\""}, {width, "width is 97"},
     {no_data, "neither prompts nor data"}, {two_data, "both prompts and data"}, {no_output, "output is not given"},
-    {output_name, "ends in .safetensors"}, {all_output, "expected a folder"}, {all_init, "init is an adapter"},
+    {output_name, "ends in .safetensors"}, {all_output, "expected a folder"}, {all_rank, "belong to adapters"},
+    {all_init, "init is an adapter"},
     {dropout, "caption_dropout is 2"}, {size, "call ddit_train_params_init"},
 };
 
