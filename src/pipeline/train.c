@@ -285,12 +285,13 @@ static ddit_status load_checkpoint(dd_train_run *run, ddit_err *err) {
 /* The state that rank 0 went on from, to all: the others need not see the run's folder. */
 static ddit_status share_state(dd_train_run *run, ddit_err *err) {
     dd_optimizer *o = &run->optimizer;
-    float *const vectors[] = {o->values, o->m, o->v, o->ema, o->s, o->start};
+    dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS];
+    int count = dd_optimizer_vectors(o, vectors);
     double scalars[] = {run->seconds, o->d, o->d_max, o->d_numerator};
     DD_TRY(dd_comm_broadcast(run->comm, &o->step, sizeof o->step, err));
     DD_TRY(dd_comm_broadcast(run->comm, scalars, sizeof scalars, err));
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        if (vectors[i]) DD_TRY(dd_comm_broadcast(run->comm, vectors[i], (size_t)o->count * sizeof(float), err));
+    for (int i = 0; i < count; i++)
+        DD_TRY(dd_comm_broadcast(run->comm, vectors[i].values, (size_t)o->count * sizeof(float), err));
     run->seconds = scalars[0];
     o->d = scalars[1];
     o->d_max = scalars[2];

@@ -73,6 +73,9 @@ typedef struct dd_train_texts {
 void dd_train_texts_deinit(dd_train_texts *texts, const dd_allocator *a);
 ddit_status dd_train_texts_add(dd_train_texts *texts, const dd_allocator *a, const char *line, size_t length, ddit_err *err);
 
+/* Whether a text may be a prompt. Errors: DDIT_ERR_FORMAT (no UTF-8, too long), the sentence beginning with `where`. */
+ddit_status dd_train_text_check(const char *text, size_t length, const char *where, ddit_err *err);
+
 /* A prompt a line; empty lines and lines that begin with # are skipped. Errors: those of reading; DDIT_ERR_FORMAT naming file
  * and line (a NUL, no UTF-8, too long), no prompt at all, more than 100,000. */
 ddit_status dd_train_texts_read(dd_train_texts *texts, const dd_allocator *a, const char *path, ddit_err *err);

@@ -7,7 +7,6 @@
 #include "base/folder.h"
 #include "pipeline/picture_encode.h"
 #include "pipeline/train.h"
-#include "tokenizer/utf8.h"
 
 ddit_status dd_train_pictures_read(dd_train_run *run, ddit_err *err) {
     dd_picture_folder *f = &run->data->folder;
@@ -17,12 +16,9 @@ ddit_status dd_train_pictures_read(dd_train_run *run, ddit_err *err) {
                        DD_PICTURES_MAX);
     for (int i = 0; i < f->count; i++) {
         const char *caption = f->entries[i].caption;
-        if (dd_prompt_check(caption, strlen(caption), err) != DDIT_OK) {
-            char where[DDIT_ERR_TEXT_SIZE / 2];
-            snprintf(where, sizeof where, "%s: its caption", f->entries[i].path);
-            if (err) err->code = DDIT_ERR_FORMAT;
-            return dd_fail_prefix(err, DDIT_ERR_FORMAT, where);
-        }
+        char where[DDIT_ERR_TEXT_SIZE / 2];
+        snprintf(where, sizeof where, "%s: its caption", f->entries[i].path);
+        DD_TRY(dd_train_text_check(caption, strlen(caption), where, err));
         DD_TRY(dd_train_texts_add(&run->texts, run->a, caption, strlen(caption), err));
     }
     return DDIT_OK;

@@ -48,6 +48,12 @@ ddit_status dd_train_texts_add(dd_train_texts *t, const dd_allocator *a, const c
     return DDIT_OK;
 }
 
+ddit_status dd_train_text_check(const char *text, size_t length, const char *where, ddit_err *err) {
+    if (dd_prompt_check(text, length, err) == DDIT_OK) return DDIT_OK;
+    if (err) err->code = DDIT_ERR_FORMAT;
+    return dd_fail_prefix(err, DDIT_ERR_FORMAT, where);
+}
+
 static ddit_status add_line(dd_train_texts *t, const dd_allocator *a, const char *path, int number, const char *line,
                             size_t length, ddit_err *err) {
     const char *zero = memchr(line, 0, length);
@@ -57,12 +63,9 @@ static ddit_status add_line(dd_train_texts *t, const dd_allocator *a, const char
     while (length && (line[length - 1] == '\r' || line[length - 1] == ' ' || line[length - 1] == '\t')) length--;
     while (length && (*line == ' ' || *line == '\t')) line++, length--;
     if (length == 0 || *line == '#') return DDIT_OK;
-    if (dd_prompt_check(line, length, err) != DDIT_OK) {
-        char where[DDIT_ERR_TEXT_SIZE / 2];
-        snprintf(where, sizeof where, "%s, line %d", path, number);
-        if (err) err->code = DDIT_ERR_FORMAT;
-        return dd_fail_prefix(err, DDIT_ERR_FORMAT, where);
-    }
+    char where[DDIT_ERR_TEXT_SIZE / 2];
+    snprintf(where, sizeof where, "%s, line %d", path, number);
+    DD_TRY(dd_train_text_check(line, length, where, err));
     if (t->count == MAX_PROMPTS)
         return dd_fail(err, DDIT_ERR_FORMAT, "%s, line %d: found more than %d prompts, which is the most", path, number,
                        MAX_PROMPTS);

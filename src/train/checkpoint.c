@@ -11,26 +11,11 @@
 #include "format/safetensors.h"
 #include "format/safetensors_write.h"
 
-enum { MAX_VECTORS = 6, NUMBER_SIZE = 48, SCALARS = 4 };
+enum { NUMBER_SIZE = 48, SCALARS = 4 };
 
 static const char format_name[] = "ddit checkpoint 1";
 
 /* ---------------------------------------------------------------------------------------------- what a checkpoint holds */
-
-typedef struct named_vector {
-    const char *name;
-    float *values; /* [count], of the optimizer */
-} named_vector;
-
-/* The vectors that this optimizer has; returns how many. */
-static int vectors_of(const dd_optimizer *o, named_vector vectors[MAX_VECTORS]) {
-    const named_vector all[MAX_VECTORS] = {{"values", o->values}, {"m", o->m}, {"v", o->v},
-                                           {"ema", o->ema},       {"s", o->s}, {"start", o->start}};
-    int count = 0;
-    for (int i = 0; i < MAX_VECTORS; i++)
-        if (all[i].values) vectors[count++] = all[i];
-    return count;
-}
 
 /* A 64-bit checksum of bytes, continued from h; the format itself would not notice a changed value. */
 static uint64_t checksum(uint64_t h, const void *data, uint64_t bytes) {
@@ -164,11 +149,11 @@ static void prune(const dd_allocator *a, const char *folder, int64_t newest, int
 
 ddit_status dd_checkpoint_save(const dd_allocator *a, const char *folder, const dd_optimizer *o, double seconds,
                                const char *settings, int keep, ddit_err *err) {
-    named_vector vectors[MAX_VECTORS];
-    dd_safetensors_item items[MAX_VECTORS];
+    dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS];
+    dd_safetensors_item items[DD_OPTIMIZER_VECTORS];
     char numbers[SCALARS][NUMBER_SIZE], step[NUMBER_SIZE], sum[NUMBER_SIZE], *path;
     const double scalars[SCALARS] = {seconds, o->d, o->d_max, o->d_numerator};
-    int count = vectors_of(o, vectors);
+    int count = dd_optimizer_vectors(o, vectors);
     for (int i = 0; i < SCALARS; i++) print_exactly(numbers[i], scalars[i]);
     snprintf(step, sizeof step, "%lld", (long long)o->step);
     const char *const texts[] = {step, numbers[0], numbers[1], numbers[2], numbers[3], settings};
@@ -211,13 +196,13 @@ static bool read_number(const dd_safetensors *file, const char *key, double *val
     return *end == '\0' && isfinite(*value);
 }
 
-/* Vectors of one size, and the checksum: over the texts, then over the vectors in the order of vectors_of. */
+/* Vectors of one size, and the checksum: over the texts, then over the vectors in the order of dd_optimizer_vectors. */
 static ddit_status check_vectors(checkpoint *c, uint64_t h, const char *path, ddit_err *err) {
-    static const char *const names[MAX_VECTORS] = {"values", "m", "v", "ema", "s", "start"};
+    static const char *const names[DD_OPTIMIZER_VECTORS] = {"values", "m", "v", "ema", "s", "start"};
     const char *text = dd_safetensors_metadata(c->file, "checksum");
     char sum[NUMBER_SIZE];
     c->count = -1;
-    for (int i = 0; i < MAX_VECTORS; i++) {
+    for (int i = 0; i < DD_OPTIMIZER_VECTORS; i++) {
         const dd_tensor_entry *entry = dd_safetensors_find(c->file, names[i]);
         if (!entry && i < 3) return damaged(err, path, "a vector missing");
         if (!entry) continue;
@@ -296,8 +281,8 @@ static ddit_status compare_settings(const char *path, const char *theirs, const 
 
 /* The file must have the vectors of this optimizer and no others. */
 static ddit_status compare_vectors(const checkpoint *c, const char *path, const dd_optimizer *o, ddit_err *err) {
-    named_vector vectors[MAX_VECTORS];
-    int count = vectors_of(o, vectors);
+    dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS];
+    int count = dd_optimizer_vectors(o, vectors);
     if (c->count != o->count)
         return dd_fail(err, DDIT_ERR_MISMATCH, "%s: found %lld trained values, expected the %lld of this run", path,
                        (long long)c->count, (long long)o->count);
@@ -310,12 +295,12 @@ static ddit_status compare_vectors(const checkpoint *c, const char *path, const 
 ddit_status dd_checkpoint_load(const dd_allocator *a, const char *path, dd_optimizer *o, double *seconds, const char *settings,
                                ddit_err *err) {
     checkpoint c;
-    named_vector vectors[MAX_VECTORS];
+    dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS];
     ddit_status status;
     DD_TRY(checkpoint_open(&c, a, path, err));
     DD_GO(compare_settings(path, c.settings, settings, err));
     DD_GO(compare_vectors(&c, path, o, err));
-    int count = vectors_of(o, vectors);
+    int count = dd_optimizer_vectors(o, vectors);
     for (int i = 0; i < count; i++)
         memcpy(vectors[i].values, dd_safetensors_find(c.file, vectors[i].name)->data, (size_t)o->count * sizeof(float));
     o->step = c.step;

@@ -114,6 +114,15 @@ void dd_optimizer_deinit(dd_optimizer *o) {
     *o = (dd_optimizer){0};
 }
 
+int dd_optimizer_vectors(const dd_optimizer *o, dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS]) {
+    const dd_optimizer_vector all[DD_OPTIMIZER_VECTORS] = {{"values", o->values}, {"m", o->m}, {"v", o->v},
+                                                           {"ema", o->ema},       {"s", o->s}, {"start", o->start}};
+    int count = 0;
+    for (int i = 0; i < DD_OPTIMIZER_VECTORS; i++)
+        if (all[i].values) vectors[count++] = all[i];
+    return count;
+}
+
 uint64_t dd_optimizer_bytes(const dd_optimizer_params *params, int64_t count) {
     uint64_t vectors = 3 + (params->ema_decay > 0) + (params->kind == DD_OPTIMIZER_PRODIGY ? 2 : 0);
     return vectors * (uint64_t)count * sizeof(float) + (uint64_t)block_count(count) * SUMS_PER_BLOCK * sizeof(double);

@@ -76,6 +76,14 @@ const float *dd_optimizer_average(const dd_optimizer *o);
 /* The learning rate (without Prodigy's d) of step t = 0, 1, … */
 double dd_optimizer_lr(const dd_optimizer_params *params, int64_t t);
 
+/* The vectors of its state, each [count], borrowed: those that this kind has, always in the same order. Returns how many. */
+typedef struct dd_optimizer_vector {
+    const char *name;
+    float *values;
+} dd_optimizer_vector;
+enum { DD_OPTIMIZER_VECTORS = 6 };
+int dd_optimizer_vectors(const dd_optimizer *o, dd_optimizer_vector vectors[DD_OPTIMIZER_VECTORS]);
+
 /* Bytes that an optimizer of `count` parameters owns. */
 uint64_t dd_optimizer_bytes(const dd_optimizer_params *params, int64_t count);
 
